@@ -1,0 +1,44 @@
+# `make demo` and `make test` work on a fresh machine: both install what they need into .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := build/demo
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo demo-check test check bench clean
+
+help:  ## say what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+install: $(VENV)/installed  ## make .venv with all that tests and the demo need
+
+# torch first and exactly: a looser requirement would fetch gigabytes of CUDA where a CPU build is at hand.
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+demo: install  ## a small training watched from the first epoch to the last; ends with the path of its report
+	$(BIN)/python scripts/concept_world.py $(DEMO)/world --images 3000 --seed 1
+	$(BIN)/python scripts/train_demo_classifier.py $(DEMO)/classifier
+	$(BIN)/cmon run sample_configs/demo.toml
+
+demo-check: install  ## how often the demo's words are right, where the truth is known
+	$(BIN)/python scripts/check_demo.py
+
+test: install  ## run the tests
+	$(BIN)/pytest
+
+check: install  ## format, lint, types, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+bench: install  ## time the stages against their baselines
+	$(BIN)/python scripts/bench.py
+
+clean:  ## delete what was built, not .venv
+	rm -rf build

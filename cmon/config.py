@@ -1,0 +1,358 @@
+"""The study's TOML file as checked, frozen models; each field is one parameter of the method."""
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+
+from cmon.errors import ConfigError, listing, nearest, one_line
+from cmon.fingerprint import canonical_json
+
+FigureName = Literal["plane", "evolution", "categories", "trajectories", "top_units"]
+FIGURES: tuple[FigureName, ...] = get_args(FigureName)
+LARGEST_CONFIG_BYTES = 4 * 2**20
+
+
+def _path(value: object, info: ValidationInfo) -> object:
+    if not isinstance(value, str | Path):
+        return value
+    if not str(value):
+        raise ValueError("is empty")
+    folder = (info.context or {}).get("folder", Path())
+    return Path(os.path.normpath(folder / Path(_expanded(str(value))).expanduser()))
+
+
+def _expanded(text: str) -> str:
+    """Replace $NAME and ${NAME} by the environment's values; an unset one is an error."""
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        if name not in os.environ:
+            raise ValueError(f"the environment variable {name} is not set")
+        return os.environ[name]
+
+    return re.sub(r"\$(?:(\w+)|\{(\w+)\})", value, text)
+
+
+def _source(value: object, info: ValidationInfo) -> object:
+    """Resolve the path within `file.py:function` and `local-dir:folder`; other names stay as they are."""
+    if not isinstance(value, str):
+        return value
+    value = _expanded(value)
+    if value.startswith("local-dir:"):
+        return f"local-dir:{_path(value.removeprefix('local-dir:'), info)}"
+    file, _, function = value.rpartition(":")
+    return f"{_path(file, info)}:{function}" if file.endswith(".py") else value
+
+
+def _weights(value: object, info: ValidationInfo) -> object:
+    """Resolve a file of weights; a value that names no file and does not look like one is a tag."""
+    if not isinstance(value, str):
+        return value
+    path = _path(value, info)
+    looks_like_file = "/" in value or value.endswith((".pt", ".pth", ".bin", ".safetensors"))
+    return str(path) if looks_like_file or (isinstance(path, Path) and path.is_file()) else value
+
+
+FilePath = Annotated[Path, BeforeValidator(_path)]
+Source = Annotated[str, BeforeValidator(_source)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+=-]*$", max_length=100)]
+Threshold = Annotated[float, Field(allow_inf_nan=False)] | Literal["none"]
+
+
+class Section(BaseModel):
+    """A table of the config: frozen, and closed to keys that it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    def recipe(self, *exclude: str) -> dict[str, Any]:
+        """Dump the fields, all or all but some, as JSON values."""
+        return self.model_dump(mode="json", exclude=set(exclude))
+
+
+class Probe(Section):
+    """The images that every checkpoint is shown."""
+
+    kind: Literal["images", "broden", "cifar10", "cifar100"] = Field(
+        "images",
+        description="images: a folder or zip at any depth; cifar10 and cifar100: torchvision's files",
+    )
+    path: FilePath = Field(description="the folder or zip")
+    split: Literal["train", "test", "all"] = Field("test", description="which CIFAR images; other kinds have no split")
+    on_error: Literal["stop", "skip"] = Field("stop", description="what an unreadable image does")
+
+
+class Concepts(Section):
+    """The words that units may be given; without a file: a Broden probe's labels, or the features' own list."""
+
+    file: FilePath | None = Field(None, description=".csv with columns concept and category, or .txt, a word a line")
+    prompt: str = Field("{}", pattern=r"\{\}", description="what the text encoder reads, {} being the word")
+
+
+class OpenClip(Section):
+    """An image-text model of open_clip."""
+
+    kind: Literal["open_clip"]
+    model: Source = Field(description="a name that open_clip knows, or local-dir:FOLDER with open_clip_config.json")
+    pretrained: Annotated[str | None, BeforeValidator(_weights)] = Field(
+        None, description="a tag, or a local file of weights"
+    )
+    preprocess: dict[str, Any] = Field({}, description="open_clip's mean, std, interpolation, resize_mode to override")
+    download: bool = Field(False, description="may a tag's weights be fetched from the internet")
+    batch_size: int = Field(128, ge=1, description="images at a time; does not change results")
+
+
+class Features(Section):
+    """Image and concept features that were computed elsewhere, matched by name."""
+
+    kind: Literal["features"]
+    image_features: FilePath = Field(description=".npy, (images, dimensions)")
+    images: FilePath = Field(description="the image of each row, as its path below the probe")
+    concept_features: FilePath = Field(description=".npy, (concepts, dimensions)")
+    concepts: FilePath = Field(description="the word of each row")
+
+
+class Preprocess(Section):
+    """What a run's network sees of an image; without it, values in [0, 1] at the image's own size."""
+
+    resize: int | None = Field(None, ge=1, le=4096, description="the shorter side in pixels after resizing")
+    crop: int | None = Field(None, ge=1, le=4096, description="the side of the central crop in pixels")
+    interpolation: Literal["bilinear", "bicubic"] = Field("bilinear", description="how resizing interpolates")
+    mean: list[float] = Field([0.0, 0.0, 0.0], min_length=3, max_length=3, description="subtracted, of [0, 1]")
+    std: list[float] = Field([1.0, 1.0, 1.0], min_length=3, max_length=3, description="divided by, of [0, 1]")
+
+    @model_validator(mode="after")
+    def _divides(self) -> "Preprocess":
+        if min(self.std) <= 0:
+            raise ValueError("std must be positive")
+        return self
+
+    def geometry(self) -> dict[str, Any]:
+        """Return what decides the pixels before they are normalised."""
+        return self.recipe("mean", "std")
+
+
+class Run(Section):
+    """One training: its checkpoints, its architecture and the layers to look at."""
+
+    name: Name
+    checkpoints: FilePath | list[FilePath] = Field(description="a glob or folder, or a list of files")
+    steps: list[int] | None = Field(None, description="the step of each checkpoint, in natural order of their names")
+    model: Source = Field(description="torchvision:NAME, timm:NAME, package.module:function or file.py:function")
+    model_args: dict[str, Any] = Field({}, description="keyword arguments of the model's function")
+    layers: list[str] = Field(min_length=1, description="names or globs; * stays within one level, ** does not")
+    preprocess: Preprocess = Preprocess()
+    state_dict_key: str | None = Field(None, description='where the weights are, such as "state_dict.0"')
+    tokens: Literal["class", "mean"] = Field("class", description="which tokens stand for a transformer's unit")
+
+    @model_validator(mode="after")
+    def _is_json(self) -> "Run":
+        try:
+            canonical_json(self.model_dump(mode="json")["model_args"])
+        except ValueError as error:
+            raise ValueError(f"model_args: {error}") from error
+        return self
+
+
+class Activations(Section):
+    """How activations are recorded."""
+
+    pooling: Literal["mean", "max"] = Field("mean", description="over the positions of an activation map")
+    precision: Literal["float32", "bfloat16"] = "float32"
+    batch_size: int = Field(128, ge=1, description="images at a time; does not change results")
+
+
+class ClipDissect(Section):
+    """CLIP-Dissect (Oikarinen and Weng, ICLR 2023), with the papers' values as defaults."""
+
+    kind: Literal["clip_dissect"]
+    name: Name = Field("clip_dissect", description="its files lie under this name")
+    similarity: Literal["soft_wpmi", "wpmi", "rank_reorder", "cos_similarity", "cos_similarity_cubed"] = "soft_wpmi"
+    tau: Threshold = Field("none", description="the best score from which a unit is interpretable; none: every one is")
+    top_k: int | None = Field(None, ge=1, description="images a unit is judged by; soft_wpmi 100, wpmi 28")
+    a: float | Literal["auto"] | None = Field(
+        None,
+        description="the softmax's inverse temperature; soft_wpmi 10, wpmi 2; auto: a_spread / sd of the cosines",
+    )
+    a_spread: float = Field(0.3, gt=0, description='what a x sd(cosines) becomes at a = "auto"; 0.3 is CLIP\'s at 10')
+    lam: float | None = Field(None, ge=0, description="the weight of the layer's prior; soft_wpmi 1, wpmi 0.6")
+    p_start: float = Field(0.998, gt=0, lt=1, description="soft_wpmi: the first image's membership probability")
+    p_end: float = Field(0.97, gt=0, lt=1, description="soft_wpmi: the one that the last image's tends to")
+    p: float = Field(3.0, gt=0, description="rank_reorder: the exponent of the error")
+    top_fraction: float = Field(0.05, gt=0, le=1, description="rank_reorder: the share of images a unit is judged by")
+    scale_p: float = Field(0.5, ge=0, description="rank_reorder: the exponent of the mean cosine")
+
+    @model_validator(mode="after")
+    def _positive_temperature(self) -> "ClipDissect":
+        if isinstance(self.a, float) and self.a <= 0:
+            raise ValueError("a must be positive")
+        return self
+
+
+class OtherDetector(Section):
+    """A detector from another package, registered in the entry-point group `cmon.detectors`; it checks its own keys."""
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: str
+    name: Name
+    tau: Threshold = "none"
+
+
+def _detector_tag(table: Any) -> str:
+    kind = table.get("kind") if isinstance(table, dict) else getattr(table, "kind", None)
+    return "clip_dissect" if kind in (None, "clip_dissect") else "other"
+
+
+Detector = Annotated[
+    Annotated[ClipDissect, Tag("clip_dissect")] | Annotated[OtherDetector, Tag("other")],
+    Discriminator(_detector_tag),
+]
+
+
+class Embed(Section):
+    """The unified embedding (Concept-Monitor, equation 1) with its plane."""
+
+    top_k: int = Field(5, ge=1, le=10, description="concepts that a unit's place is averaged over")
+    temperature: float = Field(1.0, gt=0, description="T of equation 1")
+    anchors: list[str] = Field([], description="any words, placed where the text encoder puts them")
+    projection: Literal["umap", "pca"] = "umap"
+    neighbours: int = Field(15, ge=2, description="UMAP's n_neighbors")
+    min_dist: float = Field(0.1, ge=0, le=1, description="UMAP's min_dist")
+    metric: Literal["euclidean", "cosine"] = "euclidean"
+    seed: int = Field(0, ge=0, lt=2**32)
+
+    @model_validator(mode="after")
+    def _unique_anchors(self) -> "Embed":
+        if len(set(self.anchors)) < len(self.anchors):
+            raise ValueError("anchors: a word stands twice")
+        return self
+
+
+class Report(Section):
+    """Which figures, of what, in which formats."""
+
+    figures: list[FigureName] = list(FIGURES)
+    formats: list[Literal["png", "pdf", "svg"]] = Field(["png", "pdf"], min_length=1)
+    track: list[str] = Field([], description="units to follow, as run/layer/unit; none: the clearest at the end")
+    steps: list[int] = Field([], description="steps that plane and evolution show; none: first, last and between")
+    top: int = Field(5, ge=1, le=20, description="units that top_units shows per layer")
+    images: int = Field(5, ge=1, le=10, description="top images shown of a unit")
+    dpi: int = Field(200, ge=50, le=1200)
+
+
+class Study(Section):
+    """A whole config."""
+
+    workspace: FilePath
+    probe: Probe
+    concepts: Concepts = Concepts()
+    encoder: Annotated[OpenClip | Features, Field(discriminator="kind")]
+    run: list[Run] = Field(min_length=1)
+    activations: Activations = Activations()
+    detector: list[Detector] = Field(min_length=1)
+    embed: Embed = Embed()
+    report: Report = Report()
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> "Study":
+        for kind, names in (
+            ("run", [r.name for r in self.run]),
+            ("detector", [d.name for d in self.detector]),
+        ):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"two [[{kind}]] tables share the name {listing(twice)}")
+        return self
+
+
+def read_config(path: Path) -> Study:
+    """Read and check a study's TOML file.
+
+    Relative paths start at the file's folder and may use $VARIABLES of the environment.
+
+    Raises:
+        ConfigError: naming the key, and the nearest known one where it is unknown.
+    """
+    try:
+        if path.stat().st_size > LARGEST_CONFIG_BYTES:
+            raise ConfigError(path, "is larger than 4 MiB", "a config is a short TOML file")
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(path, error.strerror or "cannot be read", "name an existing TOML file") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(path, "is not UTF-8 text", "name a TOML file") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(path, f"is not TOML: {one_line(error)}", "see https://toml.io") from error
+    try:
+        return Study.model_validate(table, context={"folder": path.resolve().parent})
+    except ValidationError as error:
+        raise _as_config_error(path, error, table) from error
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of the config, for editors."""
+    return Study.model_json_schema()
+
+
+def _as_config_error(path: Path, error: ValidationError, table: dict[str, Any]) -> ConfigError:
+    """Say the first mistake in one line: `file: key: what`, with the nearest allowed key or value."""
+    first, count = error.errors()[0], error.error_count()
+    where = _dotted(first["loc"], table, first["type"] == "missing")
+    hint = f"{count - 1} more to mend after it" if count > 1 else "`cmon schema` describes every key"
+    if first["type"] == "extra_forbidden":
+        allowed = _allowed(first["loc"])
+        close = nearest(str(first["loc"][-1]), allowed)
+        what = "unknown key" + (f"; did you mean {close[0]}?" if close else f"; allowed: {listing(allowed, 30)}")
+    elif first["type"] == "missing":
+        what = "is missing"
+    elif first["type"] == "value_error":
+        what = str(first["ctx"]["error"])
+    else:
+        shown = "" if isinstance(first["input"], dict | list) else f", not {one_line(repr(first['input']), 80)}"
+        what = first["msg"][0].lower() + first["msg"][1:] + shown
+    return ConfigError(f"{path}: {where}" if where else path, one_line(what), hint)
+
+
+def _dotted(location: tuple[int | str, ...], table: dict[str, Any], missing: bool) -> str:
+    """Write a pydantic location as the user would: run[1].layers, without the names of union members."""
+    parts: str = ""
+    value: Any = table
+    for step in location:
+        if isinstance(step, int):
+            parts += f"[{step + 1}]"
+            value = value[step] if isinstance(value, list) and step < len(value) else {}
+        elif isinstance(value, dict) and (step in value or (missing and step == location[-1])):
+            parts += f".{one_line(step, 80)}" if parts else one_line(step, 80)
+            value = value.get(step, {})
+    return parts
+
+
+def _allowed(location: tuple[int | str, ...]) -> list[str]:
+    """List the keys of the section that holds an unknown one."""
+    kinds: dict[str, type[Section]] = {
+        "probe": Probe,
+        "concepts": Concepts,
+        "run": Run,
+        "activations": Activations,
+        "embed": Embed,
+    }
+    kinds |= {"report": Report, "detector": ClipDissect}
+    kinds["encoder"] = Features if "features" in location else OpenClip
+    if len(location) == 1:
+        return list(Study.model_fields)
+    section: type[Section] = Preprocess if "preprocess" in location[1:-1] else kinds[str(location[0])]
+    return list(section.model_fields)

@@ -1,0 +1,105 @@
+"""Where every file of a study lies, and whether it is current, missing or stale, with the reason."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cmon.errors import StaleInputError, StoreError, listing
+from cmon.fingerprint import HashMemory, Recipe, changes, fingerprint
+from cmon.h5 import read_header
+
+
+@dataclass(frozen=True)
+class State:
+    """Whether a file can be used as it is.
+
+    Args:
+        status: current, missing, stale (other inputs or parameters) or damaged.
+        reason: why it is stale or damaged, such as "changed: pooling".
+    """
+
+    status: Literal["current", "missing", "stale", "damaged"]
+    reason: str = ""
+
+    @property
+    def current(self) -> bool:
+        """Tell whether the file can be used."""
+        return self.status == "current"
+
+    def __str__(self) -> str:
+        return self.reason or self.status
+
+
+@dataclass(frozen=True)
+class Target:
+    """A file that a stage makes: where it lies, and the recipe that it must have been made by."""
+
+    path: Path
+    kind: str
+    recipe: Recipe
+
+    @property
+    def fingerprint(self) -> str:
+        """Return the fingerprint of the recipe."""
+        return fingerprint(self.recipe)
+
+    def state(self) -> State:
+        """Compare the file's own recipe with the one that is asked for."""
+        try:
+            header = read_header(self.path, self.kind)
+        except StoreError as error:
+            return State("damaged", error.what)
+        if header is None:
+            return State("stale", "older file format") if self.path.exists() else State("missing")
+        if header.fingerprint == self.fingerprint:
+            return State("current")
+        return State("stale", f"changed: {listing(changes(header.recipe, self.recipe), 4)}")
+
+    def require(self, stage: str, root: Path) -> None:
+        """Raise a StaleInputError where the file cannot be used, naming the stage that makes it."""
+        state = self.state()
+        if not state.current:
+            raise StaleInputError(shown(self.path, root), str(state), f"run cmon {stage}")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders of one study."""
+
+    root: Path
+
+    def activations(self, run: str, checkpoint: str) -> Path:
+        """Return the place of one checkpoint's activations."""
+        return self.root / "activations" / run / f"{checkpoint}.h5"
+
+    @property
+    def evidence(self) -> Path:
+        """Return the place of the evidence."""
+        return self.root / "evidence.h5"
+
+    def similarity(self, detector: str, run: str, checkpoint: str) -> Path:
+        """Return the place of one checkpoint's labels under one detector."""
+        return self.root / "similarity" / detector / run / f"{checkpoint}.h5"
+
+    def embedding(self, detector: str) -> Path:
+        """Return the place of one detector's joint file."""
+        return self.root / "embedding" / f"{detector}.h5"
+
+    @property
+    def report(self) -> Path:
+        """Return the folder of figures and tables."""
+        return self.root / "report"
+
+    @property
+    def pixels(self) -> Path:
+        """Return the folder of decoded images, a cache that may be deleted at any time."""
+        return self.root / "cache" / "pixels"
+
+    def memory(self) -> HashMemory:
+        """Return the memory of file hashes."""
+        return HashMemory(self.root / "cache" / "hashes.json")
+
+
+def shown(path: Path, root: Path) -> str:
+    """Return a path as messages show it: below the workspace where it lies there."""
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
