@@ -1,0 +1,270 @@
+"""Build a model, without weights, from its name in the config, and name its layers."""
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.machinery import PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from cmon.errors import ConfigError, ModelError, listing, nearest, one_line
+from cmon.fingerprint import Recipe, file_sha256
+from cmon.torchvision_import import torchvision
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SOURCES_HINT = "write torchvision:NAME, timm:NAME, package.module:function or file.py:function"
+PRETRAINED = ("pretrained", "weights", "weights_backbone", "pretrained_backbone", "checkpoint_path")
+SHOWN_LAYERS = 30
+
+# A user's code may raise anything ordinary, or leave the program, while it is imported or run.
+USER_ERRORS = (
+    *(ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, ImportError, LookupError),
+    *(MemoryError, NameError, OSError, ReferenceError, RuntimeError, StopIteration, SyntaxError, SystemError),
+    *(SystemExit, TypeError, ValueError, Warning),
+)
+
+
+def model_recipe(source: str, arguments: dict[str, Any]) -> Recipe:
+    """Say what a model is made of, without importing anything: its name, arguments and the user's file.
+
+    A file goes in by its name and sha256, not its folder, so that a project can move. Files that it imports
+    in turn are not seen.
+
+    Raises:
+        ModelError: where a file.py cannot be read.
+    """
+    place, _, function = source.rpartition(":")
+    if place.endswith(".py"):
+        try:
+            sha256 = file_sha256(Path(place))
+        except OSError as error:
+            raise _unreadable(place, error) from error
+        return {"source": f"{Path(place).name}:{function}", "arguments": arguments, "sha256": sha256}
+    file = _module_file(place) if place and source.partition(":")[0] not in MODELS else None
+    return {"source": source, "arguments": arguments} | ({"sha256": file_sha256(file)} if file else {})
+
+
+def build_model(source: str, arguments: dict[str, Any]) -> "nn.Module":
+    """Build a model on the CPU, in evaluation mode, without gradients and without anyone's weights.
+
+    Its random initialisation, of which a checkpoint leaves nothing, has a fixed seed of its own.
+
+    Args:
+        source: torchvision:NAME, timm:NAME, package.module:function or /path/file.py:function.
+        arguments: keyword arguments of that model or function.
+
+    Raises:
+        ModelError: where there is no such model, or it cannot be built.
+        ConfigError: where the arguments ask for pretrained weights.
+    """
+    import torch
+
+    scheme, _, name = source.partition(":")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = MODELS[scheme](name, arguments) if scheme in MODELS else _user_model(source, arguments)
+    if not isinstance(model, torch.nn.Module):
+        what = f"returns a {type(model).__name__}, not a torch.nn.Module"
+        raise ModelError(source, what, "name a function that returns the model")
+    with _build_errors(source):
+        return model.cpu().eval().requires_grad_(False)
+
+
+def select_layers(model: "nn.Module", patterns: Sequence[str]) -> tuple[str, ...]:
+    """Return the model's layers that any of the patterns names, in the order of named_modules.
+
+    `*`, `?` and `[abc]` stay within one dotted level; `**` crosses levels.
+
+    Raises:
+        ModelError: where a pattern names no layer.
+    """
+    layers = [name for name, _ in model.named_modules() if name]
+    chosen: set[str] = set()
+    for pattern in patterns:
+        found = {pattern} & set(layers) or {name for name in layers if _layer_regex(pattern).fullmatch(name)}
+        if not found:
+            known = [*nearest(pattern, layers, 3)]
+            known += [name for name in layers if name not in known]
+            hint = f"the model has {listing(known, SHOWN_LAYERS)}" if known else "the model has no layers"
+            raise ModelError(f"layers: {one_line(pattern)}", "names no layer of the model", hint)
+        chosen |= found
+    return tuple(name for name in layers if name in chosen)
+
+
+def torchvision_model(name: str, arguments: dict[str, Any]) -> "nn.Module":
+    """Build a model of torchvision's zoo, without weights."""
+    arguments = _without_pretrained(f"torchvision:{name}", arguments)
+    models = torchvision().models
+    if name not in models.list_models():
+        raise _unknown(f"torchvision:{name}", name, models.list_models())
+    # Detection and segmentation models fetch a backbone's weights unless they are told not to.
+    parameters = inspect.signature(models.get_model_builder(name)).parameters
+    backbone = {"weights_backbone": None} if "weights_backbone" in parameters else {}
+    with _build_errors(f"torchvision:{name}"), warnings.catch_warnings():
+        # GoogLeNet and Inception warn that their initialisation will change: it is replaced anyway.
+        warnings.simplefilter("ignore", FutureWarning)
+        model: nn.Module = models.get_model(name, weights=None, **backbone, **arguments)
+    return model
+
+
+def timm_model(name: str, arguments: dict[str, Any]) -> "nn.Module":
+    """Build a model of timm, without weights; a name on the Hugging Face hub would need the internet."""
+    arguments = _without_pretrained(f"timm:{name}", arguments)
+    torchvision()
+    import timm
+
+    if ":" in name or not timm.is_model(name):
+        raise _unknown(f"timm:{name}", name, timm.list_models())
+    with _build_errors(f"timm:{name}"):
+        model: nn.Module = timm.create_model(name, pretrained=False, **arguments)
+    return model
+
+
+MODELS: dict[str, Callable[[str, dict[str, Any]], "nn.Module"]] = {
+    "torchvision": torchvision_model,
+    "timm": timm_model,
+}
+
+
+def _user_model(source: str, arguments: dict[str, Any]) -> Any:
+    """Import the user's function, from a file or a module, and call it."""
+    place, _, function = source.rpartition(":")
+    is_file = place.endswith(".py")
+    if not is_file and not all(part.isidentifier() for part in place.split(".")):
+        raise ModelError(source, "is no model's name", SOURCES_HINT)
+    folder = Path(place).resolve().parent if is_file else Path.cwd()
+    torchvision()  # the user's code may import it, or timm
+    with _importable(folder, forget=is_file):
+        with _build_errors(source, "cannot be imported"):
+            module = _import_file(Path(place)) if is_file else _import_module(source, place)
+        build = getattr(module, function, None)
+        if not callable(build):
+            known = [name for name, value in vars(module).items() if callable(value) and name[:1] != "_"]
+            close = nearest(function, known, 3)
+            known = [*close, *(name for name in known if name not in close)]
+            what = f"there is no function {one_line(function)} in {place}"
+            raise ModelError(source, what, f"it has {listing(known, 20)}" if known else "it has none")
+        with _build_errors(source):
+            return build(**arguments)
+
+
+@contextmanager
+def _importable(folder: Path, forget: bool) -> Iterator[None]:
+    """Put a folder at the front of sys.path, and write no bytecode into it.
+
+    Where `forget` is set, modules found in the folder are forgotten afterwards: another run's file may have
+    siblings of the same names, and would be given these.
+    """
+    before, wrote = set(sys.modules), sys.dont_write_bytecode
+    sys.path.insert(0, str(folder))
+    sys.dont_write_bytecode = True
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = wrote
+        if str(folder) in sys.path:
+            sys.path.remove(str(folder))
+        for name in set(sys.modules) - before if forget else ():
+            if _lies_in(folder, name):
+                del sys.modules[name]
+
+
+def _lies_in(folder: Path, name: str) -> bool:
+    """Tell whether a module was found directly in the folder, not in an environment that lies below it."""
+    module, top = sys.modules[name], folder / name.partition(".")[0]
+    place = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
+    return place is not None and (Path(place).is_relative_to(top) or Path(place) == top.with_name(f"{top.name}.py"))
+
+
+def _import_file(file: Path) -> ModuleType:
+    """Import a file under a name of its own, as new: it may have changed."""
+    name = "_cmon_model_" + hashlib.sha256(str(file.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    try:
+        code = compile(file.read_bytes(), str(file), "exec", dont_inherit=True)
+    except OSError as error:
+        raise _unreadable(str(file), error) from error
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None, "a file that ends in .py has a loader"
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    exec(code, vars(module))
+    return module
+
+
+def _import_module(source: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise  # the user's module was found, and misses another
+        close = nearest(name, MODELS)
+        hint = f"did you mean {close[0]}:{source.partition(':')[2]}?" if close else SOURCES_HINT
+        raise ModelError(source, f"there is no module {error.name}", hint) from error
+
+
+@contextmanager
+def _build_errors(source: str, what: str = "cannot be built") -> Iterator[None]:
+    """Turn what a model's code raises into a ModelError of one line; ours pass."""
+    try:
+        yield
+    except USER_ERRORS as error:
+        reason = f"{type(error).__name__}: {one_line(error, 200)}".removesuffix(": ")
+        hint = "check model_args" if isinstance(error, TypeError) else "mend the model's code or its model_args"
+        raise ModelError(source, f"{what}: {reason}", hint) from error
+
+
+def _without_pretrained(source: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the arguments that say that no weights are wanted, and refuse those that want some."""
+    for name in PRETRAINED:
+        if arguments.get(name):
+            what = f"model_args.{name} asks for weights, which the checkpoints bring"
+            raise ConfigError(source, what, f"leave {name} out: nothing is downloaded")
+    return {name: value for name, value in arguments.items() if name not in PRETRAINED}
+
+
+def _unknown(source: str, name: str, known: Sequence[str]) -> ModelError:
+    close = nearest(name, known, 5)
+    hint = f"the nearest are {listing(close)}" if close else f"`{source.partition(':')[0]}` lists its models"
+    return ModelError(source, "there is no model of this name", hint)
+
+
+def _unreadable(place: str, error: OSError) -> ModelError:
+    return ModelError(place, error.strerror or "cannot be read", "name a Python file in the run's model")
+
+
+def _module_file(name: str) -> Path | None:
+    """Find a module's source as an import would, but without importing the packages that hold it."""
+    folders: list[str] = [str(Path.cwd()), *sys.path]
+    importlib.invalidate_caches()
+    spec = None
+    for depth, _ in enumerate(parts := name.split(".")):
+        spec = PathFinder.find_spec(".".join(parts[: depth + 1]), folders)
+        folders = list(spec.submodule_search_locations or ()) if spec else []
+    file = Path(spec.origin) if spec and spec.origin and spec.has_location else None
+    return file if file and file.suffix == ".py" and file.is_file() else None
+
+
+def _layer_regex(pattern: str) -> re.Pattern[str]:
+    """Translate a layer's glob; `**.` also stands for no level at all."""
+    tokens = re.split(r"(\*\*\.|\*\*|\*|\?|\[!?[^\]]+\])", pattern)
+    fixed = {"**.": r"(?:.*\.)?", "**": ".*", "*": r"[^.]*", "?": "[^.]"}
+    text = ""
+    for index, token in enumerate(tokens):
+        if index % 2 and token.startswith("["):
+            inner = re.sub(r"([\\\[&~|^])", r"\\\1", token[1:-1])
+            text += f"(?!\\.)[{'^' + inner[1:] if inner.startswith('!') else inner}]"
+        else:
+            text += fixed[token] if index % 2 else re.escape(token)
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise ModelError(f"layers: {one_line(pattern)}", f"is no pattern: {error}", "mend the [...]") from error
