@@ -1,0 +1,162 @@
+"""The probe's decoded images, one file for each geometry, so that no image is decoded once per checkpoint.
+
+A cache, not a result: `<key>.bin` holds (I, h, w, 3) uint8, `<key>.json` the shape, the images' names and a CRC-32
+for every BLOCK of them. The key is the fingerprint of probe and geometry. Both may be deleted at any time.
+"""
+
+import json
+import os
+import uuid
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from io import BufferedWriter
+from pathlib import Path
+
+import numpy as np
+
+from cmon.errors import ProbeError, StoreError, one_line
+from cmon.fingerprint import Recipe, fingerprint
+from cmon.h5 import write_whole
+from cmon.records import Pixels
+
+BLOCK = 256
+DECODERS = min(8, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class Index:
+    """What a cache holds.
+
+    Args:
+        shape: (I, h, w, 3).
+        ids: (I,) names of the images that could be read, sorted.
+        skipped: names of those that could not.
+        checksums: CRC-32 of every block of BLOCK images.
+    """
+
+    shape: tuple[int, ...]
+    ids: tuple[str, ...]
+    skipped: tuple[str, ...]
+    checksums: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PixelCache:
+    """Decoded images on disk."""
+
+    path: Path
+    index: Index
+
+    def blocks(self) -> Iterator[Pixels]:
+        """Yield (n, h, w, 3) blocks in order; a flipped byte is a StoreError."""
+        images, *image_shape = self.index.shape
+        with self.path.open("rb") as file:
+            for number, checksum in enumerate(self.index.checksums):
+                count = min(BLOCK, images - number * BLOCK)
+                data = bytearray(count * int(np.prod(image_shape)))
+                if file.readinto(data) != len(data) or zlib.crc32(data) != checksum:
+                    raise StoreError(self.path, "is damaged: a checksum does not match", "delete it and run again")
+                yield np.frombuffer(data, dtype=np.uint8).reshape(count, *image_shape)
+
+
+def find(folder: Path, recipe: Recipe) -> PixelCache | None:
+    """Return the cache for a recipe, or None where there is none that is whole."""
+    path = _place(folder, recipe)
+    try:
+        table = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        index = Index(**{key: tuple(values) for key, values in table.items()})
+        whole = path.stat().st_size == int(np.prod(index.shape)) and len(index.ids) == index.shape[0]
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+    return PixelCache(path, index) if whole else None
+
+
+def build(
+    folder: Path,
+    recipe: Recipe,
+    ids: tuple[str, ...],
+    decode: Callable[[int], Pixels | None],
+    advance: Callable[[int], None],
+) -> PixelCache:
+    """Decode all images into a new cache, written whole or not at all.
+
+    Args:
+        folder: of the caches.
+        recipe: of probe and geometry.
+        ids: (I,) all the probe's images.
+        decode: image index -> (h, w, 3) uint8; None for one to skip.
+        advance: called with the number of images just done.
+
+    Raises:
+        ProbeError: where images are of several sizes, or none can be read.
+        StoreError: where the folder cannot be written or is full.
+    """
+    path = _place(folder, recipe)
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            index = _write(file, ids, decode, advance)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        write_whole(path.with_suffix(".json"), json.dumps(asdict(index)).encode())
+    except OSError as error:
+        hint = "make room, or set a workspace that you can write"
+        raise StoreError(path, f"cannot be written: {error.strerror or one_line(error)}", hint) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return PixelCache(path, index)
+
+
+def _place(folder: Path, recipe: Recipe) -> Path:
+    return folder / f"{fingerprint(recipe)[:24]}.bin"
+
+
+def _write(
+    file: BufferedWriter,
+    ids: tuple[str, ...],
+    decode: Callable[[int], Pixels | None],
+    advance: Callable[[int], None],
+) -> Index:
+    """Write all images that can be read, a block at a time."""
+    kept: list[int] = []
+    checksums: list[int] = []
+    pending: list[Pixels] = []
+    shape: tuple[int, ...] = ()
+    with ThreadPoolExecutor(DECODERS) as pool:
+        for start in range(0, len(ids), BLOCK):
+            indices = range(start, min(start + BLOCK, len(ids)))
+            for index, image in zip(indices, pool.map(decode, indices), strict=True):
+                if image is None:
+                    continue
+                if not shape:
+                    shape = image.shape
+                    # Room for all is taken at once, so that a full disk shows at the start and not at the end.
+                    os.posix_fallocate(file.fileno(), 0, len(ids) * image.nbytes)
+                if image.shape != shape:
+                    what = f"{one_line(ids[index])} is {_size(image.shape)}, {one_line(ids[kept[0]])} is {_size(shape)}"
+                    raise ProbeError("probe", what, "set the run's preprocess.resize and crop, so that all are alike")
+                kept.append(index)
+                pending.append(image)
+            while len(pending) >= BLOCK or (pending and indices.stop == len(ids)):
+                block = np.stack(pending[:BLOCK])
+                checksums.append(zlib.crc32(block.data))
+                file.write(block.data)
+                pending = pending[BLOCK:]
+            advance(len(indices))
+    if not kept:
+        raise ProbeError("probe", f"none of its {len(ids)} images can be read", "look at probe.path")
+    file.flush()
+    file.truncate(len(kept) * int(np.prod(shape)))
+    names = {ids[i] for i in kept}
+    skipped = tuple(name for name in ids if name not in names)
+    return Index((len(kept), *shape), tuple(ids[i] for i in kept), skipped, tuple(checksums))
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]}x{shape[0]}"
