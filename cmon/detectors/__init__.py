@@ -1,0 +1,23 @@
+"""Concept detectors: each scores every unit of a layer against every concept."""
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
+from typing import Any
+
+from cmon.detectors.base import Detector
+from cmon.detectors.clip_dissect import from_config
+from cmon.errors import ConfigError, listing
+
+# kind in the config -> a function from its [[detector]] table to the detector.
+DETECTORS: Mapping[str, Callable[[Any], Detector]] = {"clip_dissect": from_config}
+
+
+def detector_from(table: Any) -> Detector:
+    """Make a detector from its config table, from ours or from the entry-point group `cmon.detectors`."""
+    if table.kind in DETECTORS:
+        return DETECTORS[table.kind](table)
+    others = {point.name: point for point in entry_points(group="cmon.detectors")}
+    if table.kind not in others:
+        raise ConfigError("detector.kind", f"unknown: {table.kind}", f"known: {listing([*DETECTORS, *others])}")
+    made: Detector = others[table.kind].load()(table)
+    return made

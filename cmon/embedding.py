@@ -1,0 +1,51 @@
+"""The unified embedding space (Concept-Monitor, section 3): units placed among the words that describe them."""
+
+import numpy as np
+
+from cmon.records import BLOCK_BYTES, FloatArray, IntArray
+
+
+def unified_embedding(
+    top_concept: IntArray, top_score: FloatArray, concept_features: FloatArray, temperature: float
+) -> FloatArray:
+    """Place units at the softmax-weighted mean of their best concepts (equation 1).
+
+    lambda_i = exp(s_i / T) / sum_j exp(s_j / T), u = sum_i lambda_i f(c_i); u is not normalised again.
+
+    Args:
+        top_concept: (R, k) int32, best first; -1 for dead units.
+        top_score: (R, k) their scores; NaN for dead units.
+        concept_features: (C, D) unit norm.
+        temperature: T.
+
+    Returns:
+        (R, D); NaN in the rows of dead units.
+    """
+    logits = top_score.astype(np.float64) / temperature
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
+    weights /= weights.sum(axis=1, keepdims=True)
+    placed = np.full((len(top_concept), concept_features.shape[1]), np.nan, dtype=np.float32)
+    alive = np.flatnonzero(top_concept[:, 0] >= 0)
+    rows = max(1, BLOCK_BYTES // (8 * top_concept.shape[1] * concept_features.shape[1]))
+    for start in range(0, len(alive), rows):
+        chosen = alive[start : start + rows]
+        placed[chosen] = np.einsum("rk,rkd->rd", weights[chosen], concept_features[top_concept[chosen]])
+    return placed
+
+
+def distance_to_anchors(embedding: FloatArray, anchors: FloatArray) -> float:
+    """Return d_anchor: the mean over units of the Euclidean distance to the nearest anchor, in the space itself.
+
+    Args:
+        embedding: (U, D); rows with NaN (dead units) are left out.
+        anchors: (N, D).
+
+    Returns:
+        The distance; NaN where there is no unit or no anchor.
+    """
+    units = embedding[np.isfinite(embedding).all(axis=1)].astype(np.float64)
+    if not len(units) or not len(anchors):
+        return float("nan")
+    points = anchors.astype(np.float64)
+    squares = np.square(units).sum(1)[:, None] + np.square(points).sum(1) - 2 * units @ points.T
+    return float(np.sqrt(np.maximum(squares, 0)).min(axis=1).mean())
