@@ -1,0 +1,191 @@
+"""What kinds of concepts a run's layers hold: interpretable units by category at every checkpoint."""
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cmon.figures import plane
+from cmon.figures.style import (
+    CATEGORIES,
+    CYCLE,
+    DEAD,
+    GREY,
+    MORE,
+    NORMAL,
+    NOT_INTERPRETABLE,
+    OTHER,
+    PAGE_WIDTH,
+    SMALL,
+    Counts,
+    Mark,
+    Page,
+    Points,
+    category_colours,
+    fit,
+    styled,
+)
+from cmon.records import Study, Table, View
+
+MOST_GROUPS = 9
+WHOLE: dict[str, dict[str, Any]] = {
+    "not interpretable": {"facecolor": NOT_INTERPRETABLE},
+    "dead": {"facecolor": "white", "edgecolor": DEAD, "hatch": "////////", "lw": 0.4},
+}
+
+
+@dataclass(frozen=True)
+class Groups:
+    """How concepts are counted together: by category, or by word where no concept has a category.
+
+    Args:
+        column: "category" or "concept".
+        names: (G,) in the order drawn.
+        colours: (G,)
+        of_concept: (C,) the group's index for each concept.
+    """
+
+    column: str
+    names: tuple[str, ...]
+    colours: tuple[str, ...]
+    of_concept: tuple[int, ...]
+
+    @classmethod
+    def of(cls, study: Study) -> "Groups":
+        """Choose groups over all runs, so that runs can be compared; beyond nine, the rarest become one."""
+        concepts, units = study.concepts, study.units
+        by_word = not any(concepts.categories)
+        labels = concepts.names if by_word else concepts.categories
+        known = [*CATEGORIES, *sorted(set(labels) - set(CATEGORIES) - {""}), ""]
+        names = [name for name in known if name in set(labels)]
+        counts = Counter(labels[c] for c in units.concept[units.interpretable & units.alive].tolist())
+        if len(names) > MOST_GROUPS or by_word:
+            often = sorted(names, key=lambda name: (-counts[name], name))[: MOST_GROUPS - 1]
+            names = [name for name in (often if by_word else names) if name in often]
+        colours = [*CYCLE, *MORE][: len(names)] if by_word else [category_colours(labels)[name] for name in names]
+        place = {name: i for i, name in enumerate(names)}
+        of_concept = tuple(place.get(label, len(names)) for label in labels)
+        names = [name or "no category" for name in names]
+        if len(names) in of_concept:
+            names, colours = [*names, "other words" if by_word else "other categories"], [*colours, OTHER]
+        return cls("concept" if by_word else "category", tuple(names), tuple(colours), of_concept)
+
+    @cached_property
+    def by_concept(self) -> tuple[str, ...]:
+        """The group's colour for each concept, (C,)."""
+        return tuple(self.colours[group] for group in self.of_concept)
+
+    @property
+    def heading(self) -> str:
+        """What is counted, in words."""
+        kind = "category" if self.column == "category" else "word (concepts have no categories)"
+        return f"interpretable units by {kind}"
+
+    def marks(self) -> list[Mark]:
+        """List a legend's marks."""
+        boxes = [(name, {"facecolor": colour}) for name, colour in zip(self.names, self.colours, strict=True)]
+        return [*boxes, *WHOLE.items()]
+
+    def styles(self) -> list[dict[str, Any]]:
+        """Say how a bar or an area is filled, for each of the G groups, then not interpretable, then dead."""
+        filled = [{"facecolor": colour, "edgecolor": "white", "lw": 0.3} for colour in self.colours]
+        return [*filled, *WHOLE.values()]
+
+
+def counted(view: View, groups: Groups, checkpoint: int, layer: int) -> Counts:
+    """Count one layer's units by group, then those not interpretable, then the dead: (G + 2,)."""
+    units, rows = view.study.units, view.rows(checkpoint, layer)
+    alive = units.alive[rows]
+    clear = alive & units.interpretable[rows]
+    of_unit = np.array(groups.of_concept)[units.concept[rows][clear]]
+    whole = [(alive & ~clear).sum(), (~alive).sum()]
+    return np.concatenate([np.bincount(of_unit, minlength=len(groups.names)), whole]).astype(np.int64)
+
+
+def table(view: View) -> Table:
+    """List, for every checkpoint of the run, its layers' units by group; each layer's rows sum to its size.
+
+    `state` is interpretable, not interpretable or dead; only the first has a category (or concept).
+    """
+    study, groups = view.study, Groups.of(view.study)
+    states = ["interpretable"] * len(groups.names) + list(WHOLE)
+    rows: list[tuple[Any, ...]] = []
+    for checkpoint in view.checkpoints:
+        for layer, layer_name in enumerate(study.layers):
+            counts = counted(view, groups, checkpoint, layer)
+            size, name = int(counts.sum()), study.checkpoints[checkpoint].name
+            for state, group, count in zip(states, (*groups.names, "", ""), counts.tolist(), strict=True):
+                if size:
+                    row = (study.runs[view.run], name, view.step(checkpoint), layer_name)
+                    rows.append((*row, state, group, count, size, count / size))
+    names = ("run", "checkpoint", "step", "layer", "state", groups.column, "units", "layer_units", "share")
+    kinds = (str, str, np.int64, str, str, str, np.int64, np.int64, np.float64)
+    columns = list(zip(*rows, strict=True)) or [()] * len(names)
+    return {n: np.array(column, dtype=kind) for n, column, kind in zip(names, columns, kinds, strict=True)}
+
+
+@styled
+def draw(view: View, table: Table) -> Figure:
+    """Draw a panel of stacked areas for every layer."""
+    groups, layers = Groups.of(view.study), plane.layers_of(view)
+    columns = max(1, min(3, len(layers)) if len(layers) != 4 else 2)
+    page = Page(PAGE_WIDTH if columns > 1 else 4.0, f"{view.study.runs[view.run]}: {groups.heading}")
+    width = (page.width - 0.67 - 0.18 * columns) / columns
+    height, down = min(1.9, max(1.45, width * 0.75)), 0.78
+    for i, layer in enumerate(layers):
+        left, top = 0.72 + i % columns * (width + 0.18), page.y + i // columns * (height + down)
+        rows = plane.chosen(table, layer=layer)
+        size = f"{rows['layer_units'][0]:,} units"
+        page.text(left, top + 0.08, fit(layer, width, NORMAL, "bold"), weight="bold")
+        page.text(left, top + 0.21, size, size=SMALL, color=GREY)
+        axes = page.panel(left, top + 0.28, width, height)
+        _areas(axes, rows, groups)
+        if i % columns:
+            axes.set_yticklabels([])
+        else:
+            axes.set_ylabel("share of the layer's units")
+    page.y += max(1, -(-len(layers) // columns)) * (height + down) - 0.1
+    page.legend(groups.marks())
+    return page.finish(view.caption)
+
+
+def _areas(axes: Axes, rows: Table, groups: Groups) -> None:
+    """Stack the groups' shares over the steps; a single checkpoint is one bar."""
+    shares = rows["share"].reshape(-1, len(groups.names) + len(WHOLE)).T
+    steps = rows["step"].reshape(shares.shape[1], -1)[:, 0]
+    places, evenly = positions(steps)
+    _label_steps(axes, places, steps, evenly)
+    if len(steps) == 1:
+        places, shares = np.array([-0.3, 0.3]), np.repeat(shares, 2, axis=1)
+    upper = np.cumsum(shares, axis=0)
+    for low, high, how in zip(np.vstack([0 * upper[:1], upper[:-1]]), upper, groups.styles(), strict=True):
+        if (high > low).any():
+            axes.fill_between(places, low, high, **how)
+    axes.set(ylim=(0, 1), yticks=[0, 0.5, 1], yticklabels=["0", "50 %", "100 %"])
+    axes.set_xlim((places[0], places[-1]) if len(steps) > 1 else (-1.5, 1.5))
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def positions(steps: Counts) -> tuple[Points, bool]:
+    """Place checkpoints (K,) at their steps, or evenly (True) where most would lie too close."""
+    gaps = np.diff(steps)
+    evenly = len(steps) == 1 or bool(np.median(gaps) < 0.4 * gaps.mean()) or bool((gaps == 0).any())
+    return (np.arange(len(steps)) if evenly else steps).astype(np.float64), evenly
+
+
+def _label_steps(axes: Axes, places: Points, steps: Counts, evenly: bool) -> None:
+    """Name up to four checkpoints, the first and the last among them, and tick all."""
+    wanted = np.linspace(places[0], places[-1], 4 if steps[-1] < 10_000 else 3)
+    named = np.unique(np.abs(places[None] - wanted[:, None]).argmin(axis=1))
+    axes.set_xticks(places[named], [f"{step:,}" for step in steps[named].tolist()])
+    axes.set_xticks(places, minor=True)
+    axes.tick_params(axis="x", which="minor", length=1.5, width=0.4)
+    axes.set_xlabel("step (checkpoints evenly spaced)" if evenly and len(steps) > 1 else "step", labelpad=2)
+    if len(named) > 1:
+        # The outermost numbers would otherwise run into the neighbouring panel's.
+        axes.get_xticklabels()[0].set_horizontalalignment("left")
+        axes.get_xticklabels()[-1].set_horizontalalignment("right")

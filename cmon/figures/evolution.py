@@ -1,0 +1,198 @@
+"""How tracked units change: their place, top images and word at chosen checkpoints."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from cmon.figures import plane
+from cmon.figures.categories import Groups, counted
+from cmon.figures.style import (
+    DEAD,
+    GREY,
+    INK,
+    LINE,
+    NORMAL,
+    PAGE_WIDTH,
+    SMALL,
+    Counts,
+    Page,
+    Rows,
+    fit,
+    layer_colours,
+    printable,
+    styled,
+    text_width,
+)
+from cmon.records import Table, View
+
+GAP = 0.16  # inches between columns
+MOST_COLUMNS = 5
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Columns of equal width beside a margin that holds the layers' names, in inches."""
+
+    margin: float
+    width: float
+
+    @classmethod
+    def of(cls, view: View, columns: int) -> "Grid":
+        """Fit so many columns into a page, none wider than 2.4 inches."""
+        names = [text_width(printable(name), SMALL) for name in plane.layers_of(view)]
+        margin = 0.4 + min(1.1, max([0.5, *names]))
+        return cls(margin, min(2.4, (PAGE_WIDTH - margin - 0.1 - GAP * (columns - 1)) / columns))
+
+    def left(self, column: int) -> float:
+        """Where a column begins."""
+        return self.margin + column * (self.width + GAP)
+
+
+def image_columns(view: View, rows: Rows) -> Table:
+    """Name the top images of rows of the table of units: image_1 … image_n; "" where there is none."""
+    ids = view.study.image_ids
+    columns: Table = {}
+    for place in range(view.images):
+        top = view.study.units.top_images
+        indices = top[rows, place].tolist() if place < top.shape[1] else [-1] * len(rows)
+        columns[f"image_{place + 1}"] = np.array([ids[i] if i >= 0 else "" for i in indices], dtype=str)
+    return columns
+
+
+def table(view: View) -> Table:
+    """List tracked units at chosen checkpoints; the other dots are in `plane`, the shares in `categories`."""
+    units, rows = view.study.units, []
+    for layer, unit in view.track:
+        for checkpoint in view.steps:
+            same = view.rows(checkpoint, layer)
+            rows.extend(same[units.unit[same] == unit].tolist())
+    found = np.array(rows, dtype=np.intp)
+    return plane.unit_columns(view, found) | image_columns(view, found)
+
+
+@styled
+def draw(view: View, table: Table) -> Figure:
+    """Draw a column for every chosen checkpoint, in blocks of at most five."""
+    blocks = max(1, -(-len(view.steps) // MOST_COLUMNS))
+    columns = max(1, -(-len(view.steps) // blocks))
+    grid = Grid.of(view, columns)
+    page = Page(max(3.4, grid.left(columns) - GAP + 0.1), f"{view.study.runs[view.run]}: tracked units")
+    groups = Groups.of(view.study)
+    for start in range(0, len(view.steps), columns):
+        steps = view.steps[start : start + columns]
+        _draw_planes(page, view, steps, grid)
+        for position in range(len(view.track)):
+            _draw_unit(page, view, steps, grid, table, position, groups)
+        _draw_shares(page, view, steps, grid, groups)
+    colours = layer_colours(view.study.layers)
+    marks = plane.layer_marks(plane.layers_of(view), colours)
+    if view.track:
+        marks.append(("a tracked unit", plane.RING))
+    marks += [("an anchor", plane.ANCHOR)] if view.study.anchors.names else []
+    page.legend(marks)
+    page.legend(groups.marks())
+    return page.finish(plane.settings(view))
+
+
+def _draw_planes(page: Page, view: View, steps: tuple[int, ...], grid: Grid) -> None:
+    window, top = plane.Window.of(view.study), page.y
+    words, colours = plane.word_columns(view.study), layer_colours(view.study.layers)
+    page.text(0.1, top + 0.42, "plane", size=SMALL, color=GREY)
+    for column, checkpoint in enumerate(steps):
+        left, units = grid.left(column), plane.unit_columns(view, view.rows(checkpoint))
+        page.heading(left, f"step {view.step(checkpoint):,}", f"{(~units['alive']).sum()} dead", grid.width)
+        panel = plane.Panel(page, window, left, top + 0.3, grid.width)
+        panel.draw(words, units, colours, 3.0)
+        panel.ring(units, np.zeros((0, 4)))
+    page.y = top + 0.3 + grid.width * window.ratio + 0.14
+
+
+def _draw_unit(
+    page: Page, view: View, steps: tuple[int, ...], grid: Grid, table: Table, position: int, groups: Groups
+) -> None:
+    """Draw one tracked unit's row: its images with its word and score at each step."""
+    layer, unit = view.track[position]
+    per_line = min(view.images, max(1, int(grid.width / 0.33)))
+    lines = -(-view.images // per_line)
+    per_line = -(-view.images // lines)
+    side = min(0.5, (grid.width + 0.03) / per_line - 0.03)
+    top = page.y
+    page.text(0.1, top + 0.1, plane.letter(position), weight="bold")
+    page.text(0.28, top + 0.1, fit(view.study.layers[layer], grid.margin - 0.34, SMALL), size=SMALL)
+    page.text(0.28, top + 0.23, f"unit {unit}", size=SMALL)
+    for column, checkpoint in enumerate(steps):
+        name = view.study.checkpoints[checkpoint].name
+        row = plane.chosen(table, tracked=plane.letter(position), checkpoint=name)
+        pictures(page, view, row, grid.left(column), top, side, per_line)
+        word(
+            page,
+            colour_of(view, row, groups),
+            row,
+            grid.left(column),
+            top + lines * (side + 0.03) + 0.11,
+            grid.width,
+        )
+    page.y = top + lines * (side + 0.03) + 0.11 + 0.14
+
+
+def pictures(page: Page, view: View, row: Table, left: float, top: float, side: float, per_line: int) -> None:
+    """Draw the top images of a table's one row, so many in a line; none where the row is missing."""
+    indices, thumbnail = _indices(view.study.image_ids), cache(view.thumbnail)
+    for place in range(view.images if len(row["unit"]) else 0):
+        if name := str(row[f"image_{place + 1}"][0]):
+            x, y = place % per_line * (side + 0.03), place // per_line * (side + 0.03)
+            page.picture(thumbnail(indices[name]), left + x, top + y, side)
+
+
+@cache
+def _indices(image_ids: tuple[str, ...]) -> dict[str, int]:
+    return {name: i for i, name in enumerate(image_ids)}
+
+
+def colour_of(view: View, row: Table, groups: Groups) -> str:
+    """Return the colour that a row's concept is counted under; "" where there is none."""
+    concept = str(row["concept"][0]) if len(row["unit"]) else ""
+    return groups.by_concept[view.study.concepts.names.index(concept)] if concept else ""
+
+
+def word(page: Page, colour: str, row: Table, left: float, y: float, width: float) -> None:
+    """Write a row's word, its category's colour before it, its score behind; grey if not interpretable."""
+    if not len(row["unit"]) or not row["alive"][0]:
+        page.text(left, y, "dead" if len(row["unit"]) else "not in this run", color=DEAD, style="italic")
+        return
+    ink = INK if row["interpretable"][0] else GREY
+    score = f"{row['score'][0]:.2f}"
+    room = width - text_width(score, SMALL) - 0.08
+    if colour:
+        page.mark(left + 0.045, y - 0.035, {"facecolor": colour})
+        left, room = left + 0.13, room - 0.13
+    page.text(left, y, fit(row["concept"][0], room, NORMAL), color=ink)
+    page.text(left + room + 0.08, y, score, size=SMALL, color=GREY)
+
+
+def _draw_shares(page: Page, view: View, steps: tuple[int, ...], grid: Grid, groups: Groups) -> None:
+    """Draw the last row: a bar as long as all its units for each layer, with the number interpretable."""
+    top, layers = page.y, plane.layers_of(view)
+    page.text(0.1, top + 0.09, groups.heading, size=SMALL, color=GREY)
+    length = grid.width - 0.48
+    for i, layer in enumerate(layers):
+        y = top + 0.17 + i * LINE
+        page.text(0.28, y + 0.09, fit(layer, grid.margin - 0.34, SMALL), size=SMALL)
+        for column, checkpoint in enumerate(steps):
+            left = grid.left(column)
+            counts = counted(view, groups, checkpoint, view.study.layers.index(layer))
+            _draw_bar(page, groups, counts, left, y, length)
+            said = f"{counts[:-2].sum()}/{counts.sum()}"
+            page.text(left + length + 0.05, y + 0.09, said, size=SMALL, color=GREY)
+    page.y = top + 0.17 + len(layers) * LINE + 0.16
+
+
+def _draw_bar(page: Page, groups: Groups, counts: Counts, left: float, y: float, length: float) -> None:
+    for count, how in zip(counts.tolist(), groups.styles(), strict=True):
+        step = count / max(1, int(counts.sum())) * length
+        if step:
+            page.backdrop.add_patch(Rectangle((left, y), step, 0.11, **how))
+        left += step
