@@ -1,0 +1,106 @@
+"""How far a stage is, on stderr: a bar on a terminal, else one flushed line per unit of work or per 30 seconds."""
+
+import sys
+import time
+from typing import Any
+
+LINE_EVERY_S = 30.0
+
+
+class Quiet:
+    """Says nothing."""
+
+    def line(self, text: str) -> None:
+        """Say nothing."""
+
+    def begin(self, label: str, total: int) -> None:
+        """Say nothing."""
+
+    def advance(self, count: int = 1, name: str = "") -> None:
+        """Say nothing."""
+
+    def end(self) -> None:
+        """Say nothing."""
+
+
+class Lines:
+    """Writes lines, for logs."""
+
+    def __init__(self) -> None:
+        self._label, self._total, self._done = "", 0, 0
+        self._start = self._said = time.monotonic()
+
+    def line(self, text: str) -> None:
+        """Say one thing."""
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+    def begin(self, label: str, total: int) -> None:
+        """Begin to count up to `total`."""
+        self._label, self._total, self._done = label, total, 0
+        self._start = self._said = time.monotonic()
+
+    def advance(self, count: int = 1, name: str = "") -> None:
+        """Count on, and say so for a unit of work, or when 30 seconds have passed."""
+        self._done += count
+        now = time.monotonic()
+        if not name and now - self._said < LINE_EVERY_S:
+            return
+        self._said = now
+        elapsed_s = now - self._start
+        left_s = elapsed_s / max(self._done, 1) * (self._total - self._done)
+        rate = self._done / max(elapsed_s, 1e-9)
+        speed = f"{rate:.0f}/s" if rate >= 10 else f"{1 / rate:.1f} s each"
+        what = f"{self._label} {self._done}/{self._total}" + (f" {name}" if name else "")
+        self.line(f"{what}  {speed}, {duration(left_s)} left")
+
+    def end(self) -> None:
+        """End the count."""
+
+
+class Bars:
+    """Draws a bar, for terminals."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        self._bar: Any = None
+        self._task: Any = None
+
+    def line(self, text: str) -> None:
+        """Say one thing."""
+        self._console.print(text)
+
+    def begin(self, label: str, total: int) -> None:
+        """Begin to count up to `total`."""
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.end()
+        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(
+            TextColumn(columns[0], markup=False),
+            *columns[1:],
+            TextColumn("{task.fields[name]}", markup=False),
+            console=self._console,
+        )
+        self._bar.start()
+        self._task = self._bar.add_task(label, total=total, name="")
+
+    def advance(self, count: int = 1, name: str = "") -> None:
+        """Count on."""
+        if self._bar is not None:
+            self._bar.update(self._task, advance=count, **({"name": name} if name else {}))
+
+    def end(self) -> None:
+        """End the count."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as people say them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

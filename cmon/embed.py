@@ -1,0 +1,203 @@
+"""Stage 3: place all units of all checkpoints and runs in one space, and in one plane."""
+
+import numpy as np
+
+from cmon.checkpoints import resolve_steps
+from cmon.config import Detector as DetectorTable
+from cmon.config import Embed
+from cmon.embedding import distance_to_anchors, unified_embedding
+from cmon.encoders import open_encoder
+from cmon.errors import CheckpointError, CmonError, StaleInputError, listing
+from cmon.projections import Pca, Umap, place
+from cmon.recipes import Plan, Unit
+from cmon.recording import pick_device
+from cmon.records import (
+    Anchors,
+    CheckpointLabels,
+    CheckpointName,
+    Evidence,
+    FloatArray,
+    LayerLabels,
+    Study,
+    Units,
+)
+from cmon.stores import read_evidence, read_labels, write_study
+from cmon.work import Options, Outcome, Progress, Stopwatch, provenance
+
+
+def embed_study(plan: Plan, options: Options, progress: Progress) -> Outcome:
+    """Make every detector's joint file where it is not current.
+
+    Raises:
+        StaleInputError: where the evidence, or the labels of any checkpoint, are missing or stale.
+    """
+    outcome = Outcome()
+    plan.evidence.require("activations", plan.workspace.root)
+    for table in plan.study.detector:
+        target = plan.embedding(table)
+        state = target.state()
+        if state.current and not options.force:
+            outcome.current += 1
+            continue
+        _require_all(plan, table)
+        if state.status not in ("missing", "current"):
+            progress.line(f"embedding {table.name}: {state}")
+        outcome.made.append(f"embedding {table.name}")
+        if options.dry_run:
+            continue
+        watch = Stopwatch()
+        progress.begin(f"embed {table.name}", 1)
+        study = _study(plan, table, read_evidence(plan.evidence.path), options.device)
+        write_study(target.path, target.recipe, provenance(watch), study)
+        progress.advance(1, table.name)
+        progress.end()
+    return outcome
+
+
+def _require_all(plan: Plan, table: DetectorTable) -> None:
+    """Raise one StaleInputError that names every checkpoint without current labels."""
+    lacking: list[tuple[Unit, str]] = []
+    for unit in plan.units:
+        try:
+            state = plan.similarity(table, unit).state()
+            if not state.current:
+                lacking.append((unit, str(state)))
+        except CheckpointError as error:
+            lacking.append((unit, error.what))
+    if lacking:
+        what = f"{len(lacking)} of {len(plan.units)} checkpoints have no current labels: " + listing(
+            [f"{unit.name} ({reason})" for unit, reason in lacking], 4
+        )
+        raise StaleInputError(f"similarity/{table.name}", what, "run cmon dissect, or leave them out of the config")
+
+
+def _study(plan: Plan, table: DetectorTable, evidence: Evidence, device: str) -> Study:
+    names, labels = _by_step(plan, table)
+    layers = tuple(dict.fromkeys(layer.name for checkpoint in labels for layer in checkpoint.layers))
+    settings = plan.study.embed
+    units = _units(names, labels, layers, evidence, settings)
+    anchor_features = _anchor_features(plan, evidence, device)
+    alive = units.alive
+    points = np.concatenate([units.embedding[alive], evidence.concept_features, anchor_features])
+    placed, trust = place(_projection(settings), points)
+    count = int(alive.sum())
+    units.xy[alive] = placed[:count]
+    anchor_start = count + len(evidence.concept_features)
+    return Study(
+        detector=table.name,
+        score_unit=labels[0].score_unit,
+        runs=tuple(run.name for run in plan.study.run),
+        checkpoints=names,
+        layers=layers,
+        concepts=evidence.concepts,
+        concept_xy=placed[count:anchor_start],
+        image_ids=evidence.image_ids,
+        units=units,
+        anchors=Anchors(tuple(settings.anchors), anchor_features, placed[anchor_start:]),
+        d_anchor=_d_anchor(units, len(names), len(layers), anchor_features),
+        prior_perplexity=_layer_fact(labels, layers, "prior_perplexity"),
+        facts={"trustworthiness": trust, **_common_facts(labels)},
+    )
+
+
+def _by_step(plan: Plan, table: DetectorTable) -> tuple[tuple[CheckpointName, ...], list[CheckpointLabels]]:
+    """Read all labels, by run and then by step."""
+    names: list[CheckpointName] = []
+    labels: list[CheckpointLabels] = []
+    for index, run in enumerate(plan.study.run):
+        units = [unit for unit in plan.units if unit.run is run]
+        read = [read_labels(plan.similarity(table, unit).path) for unit in units]
+        steps = resolve_steps(run, [unit.checkpoint.name for unit in units], [one.step for one in read])
+        for position in np.argsort(steps, kind="stable"):
+            names.append(CheckpointName(index, units[position].checkpoint.name, int(steps[position])))
+            labels.append(read[position])
+    return tuple(names), labels
+
+
+def _units(
+    names: tuple[CheckpointName, ...],
+    labels: list[CheckpointLabels],
+    layers: tuple[str, ...],
+    evidence: Evidence,
+    settings: Embed,
+) -> Units:
+    parts: list[tuple[int, int, int, LayerLabels]] = [
+        (names[k].run, k, layers.index(layer.name), layer)
+        for k, checkpoint in enumerate(labels)
+        for layer in checkpoint.layers
+    ]
+
+    def repeated(values: list[int]) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+        return np.repeat(np.array(values, dtype=np.int32), [len(part[3].alive) for part in parts])
+
+    def joined(field: str) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+        return np.concatenate([getattr(part[3], field) for part in parts])
+
+    top_concept, top_score = joined("top_concept").astype(np.int32), joined("top_score").astype(np.float32)
+    best = settings.top_k
+    embedding = unified_embedding(
+        top_concept[:, :best], top_score[:, :best], evidence.concept_features, settings.temperature
+    )
+    return Units(
+        run=repeated([part[0] for part in parts]),
+        checkpoint=repeated([part[1] for part in parts]),
+        layer=repeated([part[2] for part in parts]),
+        unit=np.concatenate([np.arange(len(part[3].alive), dtype=np.int32) for part in parts]),
+        concept=top_concept[:, 0].copy(),
+        score=top_score[:, 0].copy(),
+        interpretable=joined("interpretable").astype(np.bool_),
+        alive=joined("alive").astype(np.bool_),
+        top_concept=top_concept,
+        top_score=top_score,
+        top_images=joined("top_images").astype(np.int32),
+        embedding=embedding,
+        xy=np.full((len(embedding), 2), np.nan, dtype=np.float32),
+    )
+
+
+def _anchor_features(plan: Plan, evidence: Evidence, device: str) -> FloatArray:
+    """Place the anchors: those of the concept set from the evidence, the others by the text encoder."""
+    anchors = plan.study.embed.anchors
+    rows = {word: row for row, word in enumerate(evidence.concepts.names)}
+    features = np.empty((len(anchors), evidence.concept_features.shape[1]), dtype=np.float32)
+    outside = [word for word in anchors if word not in rows]
+    encoded = {}
+    if outside:
+        encoder = open_encoder(plan.study.encoder, pick_device(device))
+        try:
+            encoded = dict(zip(outside, encoder.text_features(outside, plan.study.concepts.prompt), strict=True))
+        except CmonError as error:
+            raise type(error)(f"embed.anchors: {error.where}", error.what, error.hint) from error
+    for position, word in enumerate(anchors):
+        features[position] = evidence.concept_features[rows[word]] if word in rows else encoded[word]
+    return features
+
+
+def _projection(settings: Embed) -> Umap | Pca:
+    if settings.projection == "pca":
+        return Pca()
+    return Umap(settings.neighbours, settings.min_dist, settings.metric, settings.seed)
+
+
+def _d_anchor(units: Units, checkpoints: int, layers: int, anchors: FloatArray) -> FloatArray:
+    distances = np.full((checkpoints, layers), np.nan, dtype=np.float32)
+    for checkpoint in range(checkpoints):
+        here = units.checkpoint == checkpoint
+        for layer in range(layers):
+            distances[checkpoint, layer] = distance_to_anchors(units.embedding[here & (units.layer == layer)], anchors)
+    return distances
+
+
+def _layer_fact(labels: list[CheckpointLabels], layers: tuple[str, ...], fact: str) -> FloatArray:
+    """Collect one number on the scoring, (K, L); NaN where a layer has none."""
+    values = np.full((len(labels), len(layers)), np.nan, dtype=np.float32)
+    for k, checkpoint in enumerate(labels):
+        for layer in checkpoint.layers:
+            values[k, layers.index(layer.name)] = layer.facts.get(fact, np.nan)
+    return values
+
+
+def _common_facts(labels: list[CheckpointLabels]) -> dict[str, float]:
+    """Keep the numbers on the scoring that all layers share, such as a."""
+    facts = [layer.facts for checkpoint in labels for layer in checkpoint.layers if layer.facts]
+    return {name: facts[0][name] for name in (facts[0] if facts else {}) if name in ("a", "spread", "lam")}

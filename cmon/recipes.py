@@ -1,0 +1,181 @@
+"""What goes into every file of a study: one target with its recipe for each, worked out without a forward pass.
+
+A recipe holds exactly what can change the numbers. Nothing here imports torch, so that a study that is up to date
+says so at once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from cmon.checkpoints import CheckpointFile, discover
+from cmon.concepts import read_concepts
+from cmon.config import Detector, Features, Preprocess, Run, Study
+from cmon.detectors import detector_from
+from cmon.encoders import encoder_recipe, feature_concepts
+from cmon.errors import CheckpointError, ConfigError, listing, nearest
+from cmon.fingerprint import HashMemory, Recipe, fingerprint
+from cmon.models import model_recipe
+from cmon.probes import Probe, broden_concepts, open_probe
+from cmon.records import Concepts
+from cmon.workspace import Target, Workspace
+
+# Raised by hand when equal parameters give other numbers than before.
+ALGORITHM = {"pixels": 1, "activations": 1, "evidence": 1, "similarity": 1, "embedding": 1, "report": 1}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One unit of work: a checkpoint of a run."""
+
+    run: Run
+    checkpoint: CheckpointFile
+
+    @property
+    def name(self) -> str:
+        """Return run/checkpoint."""
+        return f"{self.run.name}/{self.checkpoint.name}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study's files and their recipes.
+
+    Args:
+        study: the config.
+        workspace: where the files lie.
+        memory: of file hashes.
+    """
+
+    study: Study
+    workspace: Workspace
+    memory: HashMemory
+
+    @cached_property
+    def units(self) -> tuple[Unit, ...]:
+        """All checkpoints of all runs, in the config's order, then by name."""
+        return tuple(Unit(run, checkpoint) for run in self.study.run for checkpoint in discover(run))
+
+    @cached_property
+    def probe(self) -> Probe:
+        """The images."""
+        return open_probe(self.study.probe)
+
+    @cached_property
+    def probe_fingerprint(self) -> str:
+        """The sha256 over the images' names and bytes."""
+        return self.probe.fingerprint(self.memory)
+
+    @cached_property
+    def concepts(self) -> Concepts:
+        """The words, from the config's file, else from a Broden probe or the precomputed features."""
+        if self.study.concepts.file is not None:
+            return read_concepts(self.study.concepts.file)
+        if self.study.probe.kind == "broden":
+            return broden_concepts(self.study.probe.path)
+        if isinstance(self.study.encoder, Features):
+            words = feature_concepts(self.study.encoder)
+            return Concepts(words, ("",) * len(words))
+        raise ConfigError("concepts.file", "is missing", "name a .csv or .txt of concepts")
+
+    def pixels(self, preprocess: Preprocess) -> Recipe:
+        """Return the recipe of the probe's decoded images."""
+        return {
+            "algorithm": ALGORITHM["pixels"],
+            "probe": self.probe_fingerprint,
+            "on_error": self.study.probe.on_error,
+            "geometry": preprocess.geometry(),
+        }
+
+    def activations(self, unit: Unit) -> Target:
+        """Return one checkpoint's activations."""
+        path = self.workspace.activations(unit.run.name, unit.checkpoint.name)
+        try:
+            checkpoint = self.memory.sha256(unit.checkpoint.path)
+        except OSError as error:
+            hint = "mend or leave it out"
+            raise CheckpointError(unit.checkpoint.path, error.strerror or "cannot be read", hint) from error
+        return Target(path, "activations", {"checkpoint": checkpoint, **self._recording(unit.run)})
+
+    def _recording(self, run: Run) -> Recipe:
+        return {
+            "algorithm": ALGORITHM["activations"],
+            "probe": self.probe_fingerprint,
+            "on_error": self.study.probe.on_error,
+            "model": model_recipe(run.model, run.model_args),
+            "state_dict_key": run.state_dict_key,
+            "layers": list(run.layers),
+            "tokens": run.tokens,
+            "preprocess": run.preprocess.recipe(),
+            **self.study.activations.recipe("batch_size"),
+        }
+
+    @cached_property
+    def evidence(self) -> Target:
+        """What the image-text model says of the probe."""
+        recipe = {
+            "algorithm": ALGORITHM["evidence"],
+            "probe": self.probe_fingerprint,
+            "on_error": self.study.probe.on_error,
+            "concepts": [list(self.concepts.names), list(self.concepts.categories)],
+            "prompt": self.study.concepts.prompt,
+            "encoder": encoder_recipe(self.study.encoder, self.memory),
+        }
+        return Target(self.workspace.evidence, "evidence", recipe)
+
+    def similarity(self, detector: Detector, unit: Unit) -> Target:
+        """Return one checkpoint's labels under one detector."""
+        path = self.workspace.similarity(detector.name, unit.run.name, unit.checkpoint.name)
+        recipe = {
+            "algorithm": ALGORITHM["similarity"],
+            "activations": self.activations(unit).fingerprint,
+            "evidence": self.evidence.fingerprint,
+            "detector": detector_from(detector).recipe(),
+            "tau": detector.tau,
+        }
+        return Target(path, "similarity", recipe)
+
+    def embedding(self, detector: Detector) -> Target:
+        """Return one detector's joint file."""
+        recipe = {
+            "algorithm": ALGORITHM["embedding"],
+            "evidence": self.evidence.fingerprint,
+            "checkpoints": {unit.name: self.similarity(detector, unit).fingerprint for unit in self.units},
+            "runs": [run.name for run in self.study.run],
+            "steps": {run.name: run.steps for run in self.study.run},
+            **self.study.embed.recipe(),
+        }
+        return Target(self.workspace.embedding(detector.name), "embedding", recipe)
+
+    @cached_property
+    def report(self) -> Recipe:
+        """Return the recipe of the report's folder."""
+        return {
+            "algorithm": ALGORITHM["report"],
+            "embedding": {d.name: fingerprint(self.embedding(d).recipe) for d in self.study.detector},
+            **self.study.report.recipe(),
+        }
+
+    def select(self, runs: Sequence[str], checkpoints: Sequence[str]) -> tuple[Unit, ...]:
+        """Return the units of the named runs and checkpoints, all where none are named.
+
+        Raises:
+            ConfigError: for a name that the study does not have.
+        """
+        _check_known("--run", runs, [run.name for run in self.study.run])
+        units = [unit for unit in self.units if not runs or unit.run.name in runs]
+        _check_known("--checkpoint", checkpoints, [unit.checkpoint.name for unit in units])
+        return tuple(unit for unit in units if not checkpoints or unit.checkpoint.name in checkpoints)
+
+
+def plan_study(study: Study) -> Plan:
+    """Return the plan of a config."""
+    workspace = Workspace(study.workspace)
+    return Plan(study, workspace, workspace.memory())
+
+
+def _check_known(option: str, names: Sequence[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            close = nearest(name, known, 3) or known
+            raise ConfigError(option, f"no {name} in this study", f"there is {listing(close)}")
