@@ -1,0 +1,22 @@
+"""Find, order and load the checkpoints of a run.
+
+Nothing in a checkpoint is run unless the user trusts it, nothing is guessed about its weights, and a damaged
+file is an error. torch's zip format has a checksum for every record, which torch itself does not look at:
+they are verified here. Its older format and safetensors have none: there a flipped byte can go unseen.
+"""
+
+from cmon.checkpoints.finding import CheckpointFile, discover
+from cmon.checkpoints.fitting import fit, load_into
+from cmon.checkpoints.reading import LOADERS, Weights, read_checkpoint
+from cmon.checkpoints.steps import resolve_steps
+
+__all__ = [
+    "LOADERS",
+    "CheckpointFile",
+    "Weights",
+    "discover",
+    "fit",
+    "load_into",
+    "read_checkpoint",
+    "resolve_steps",
+]
