@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from cmon import config
-from cmon.figures import FIGURES, plane, style, trajectories
+from cmon.figures import FIGURES, columns, plane, style, trajectories
 from cmon.figures.categories import Groups, positions
 from cmon.records import Anchors, CheckpointName, Concepts, Study, Units, View
 
@@ -191,7 +191,7 @@ def test_names_in_a_crowded_plane_do_not_overlap():
 
 def test_the_plane_lists_units_then_concepts_then_anchors():
     table = plane.table(a_view(a_study()))
-    units = plane.chosen(table, kind="unit")
+    units = columns.chosen(table, kind="unit")
     assert units["step"].tolist() == [0] * 6 + [20] * 6
     assert units["layer"].tolist() == (["early"] * 3 + ["late"] * 3) * 2
     assert units["unit"].tolist() == [0, 1, 2] * 4
@@ -232,7 +232,7 @@ def test_the_plane_lists_units_then_concepts_then_anchors():
 
 
 def test_the_planes_subtitle_counts_the_dead_and_averages_d_anchor_over_the_living():
-    units = plane.chosen(plane.table(a_view(a_study())), kind="unit", step=20)
+    units = columns.chosen(plane.table(a_view(a_study())), kind="unit", step=20)
     # One unit of the early layer, at 0.5, and three of the late one, at 1.5.
     assert plane.subtitle(units) == "4 units drawn, 2 dead · d_anchor 1.250"
 
@@ -263,11 +263,11 @@ def test_evolution_says_dead_where_a_tracked_unit_is():
 def test_categories_count_every_unit_of_a_layer_once():
     table = FIGURES["categories"].table(a_view(a_study()))
     counts = {
-        (step, layer): plane.chosen(table, step=step, layer=layer)["units"].tolist()
+        (step, layer): columns.chosen(table, step=step, layer=layer)["units"].tolist()
         for step in STEPS
         for layer in ("early", "late")
     }
-    assert plane.chosen(table, step=0, layer="early")["category"].tolist()[:4] == [
+    assert columns.chosen(table, step=0, layer="early")["category"].tolist()[:4] == [
         "object",
         "scene",
         "material",
@@ -301,14 +301,14 @@ def test_without_categories_the_most_frequent_words_of_all_runs_are_counted():
 
 def test_trajectories_list_every_checkpoint_of_the_run_and_number_the_anchors():
     table = trajectories.table(a_view(a_study()))
-    paths = plane.chosen(table, kind="unit")
+    paths = columns.chosen(table, kind="unit")
     assert paths["step"].tolist() == [0, 10, 20] * 2
     assert paths["concept"].tolist() == ["stripe", "wood", "", "stripe", "sky", "sky"]
     np.testing.assert_array_equal(paths["x"], np.array([0, 1.25, np.nan, 0, 3.25, 3.5], np.float32))
-    assert plane.chosen(table, kind="anchor")["number"].tolist() == [1, 2]
-    assert plane.story(table, 0) == ["stripe", "dead"]
-    assert plane.story(table, 1) == ["stripe", "sky"]
-    assert plane.story(table, 2) == ["not in this run"]
+    assert columns.chosen(table, kind="anchor")["number"].tolist() == [1, 2]
+    assert columns.story(table, 0) == ["stripe", "dead"]
+    assert columns.story(table, 1) == ["stripe", "sky"]
+    assert columns.story(table, 2) == ["not in this run"]
 
 
 def test_top_units_are_the_best_interpretable_ones_of_each_step_with_ties_by_number():

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cmon.figures import plane
+from cmon.figures.columns import chosen, layers_of
 from cmon.figures.style import (
     CATEGORIES,
     CYCLE,
@@ -131,14 +131,14 @@ def table(view: View) -> Table:
 @styled
 def draw(view: View, table: Table) -> Figure:
     """Draw a panel of stacked areas for every layer."""
-    groups, layers = Groups.of(view.study), plane.layers_of(view)
+    groups, layers = Groups.of(view.study), layers_of(view)
     columns = max(1, min(3, len(layers)) if len(layers) != 4 else 2)
     page = Page(PAGE_WIDTH if columns > 1 else 4.0, f"{view.study.runs[view.run]}: {groups.heading}")
     width = (page.width - 0.67 - 0.18 * columns) / columns
     height, down = min(1.9, max(1.45, width * 0.75)), 0.78
     for i, layer in enumerate(layers):
         left, top = 0.72 + i % columns * (width + 0.18), page.y + i // columns * (height + down)
-        rows = plane.chosen(table, layer=layer)
+        rows = chosen(table, layer=layer)
         size = f"{rows['layer_units'][0]:,} units"
         page.text(left, top + 0.08, fit(layer, width, NORMAL, "bold"), weight="bold")
         page.text(left, top + 0.21, size, size=SMALL, color=GREY)

@@ -7,8 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from cmon.figures import plane
 from cmon.figures.categories import Groups, counted
+from cmon.figures.columns import chosen, layers_of, letter, unit_columns, word_columns
+from cmon.figures.panel import ANCHOR, RING, Panel, Window, layer_marks
 from cmon.figures.style import (
     DEAD,
     GREY,
@@ -42,7 +43,7 @@ class Grid:
     @classmethod
     def of(cls, view: View, columns: int) -> "Grid":
         """Fit so many columns into a page, none wider than 2.4 inches."""
-        names = [text_width(printable(name), SMALL) for name in plane.layers_of(view)]
+        names = [text_width(printable(name), SMALL) for name in layers_of(view)]
         margin = 0.4 + min(1.1, max([0.5, *names]))
         return cls(margin, min(2.4, (PAGE_WIDTH - margin - 0.1 - GAP * (columns - 1)) / columns))
 
@@ -70,7 +71,7 @@ def table(view: View) -> Table:
             same = view.rows(checkpoint, layer)
             rows.extend(same[units.unit[same] == unit].tolist())
     found = np.array(rows, dtype=np.intp)
-    return plane.unit_columns(view, found) | image_columns(view, found)
+    return unit_columns(view, found) | image_columns(view, found)
 
 
 @styled
@@ -88,23 +89,23 @@ def draw(view: View, table: Table) -> Figure:
             _draw_unit(page, view, steps, grid, table, position, groups)
         _draw_shares(page, view, steps, grid, groups)
     colours = layer_colours(view.study.layers)
-    marks = plane.layer_marks(plane.layers_of(view), colours)
+    marks = layer_marks(layers_of(view), colours)
     if view.track:
-        marks.append(("a tracked unit", plane.RING))
-    marks += [("an anchor", plane.ANCHOR)] if view.study.anchors.names else []
+        marks.append(("a tracked unit", RING))
+    marks += [("an anchor", ANCHOR)] if view.study.anchors.names else []
     page.legend(marks)
     page.legend(groups.marks())
-    return page.finish(plane.settings(view))
+    return page.finish(view.caption)
 
 
 def _draw_planes(page: Page, view: View, steps: tuple[int, ...], grid: Grid) -> None:
-    window, top = plane.Window.of(view.study), page.y
-    words, colours = plane.word_columns(view.study), layer_colours(view.study.layers)
+    window, top = Window.of(view.study), page.y
+    words, colours = word_columns(view.study), layer_colours(view.study.layers)
     page.text(0.1, top + 0.42, "plane", size=SMALL, color=GREY)
     for column, checkpoint in enumerate(steps):
-        left, units = grid.left(column), plane.unit_columns(view, view.rows(checkpoint))
+        left, units = grid.left(column), unit_columns(view, view.rows(checkpoint))
         page.heading(left, f"step {view.step(checkpoint):,}", f"{(~units['alive']).sum()} dead", grid.width)
-        panel = plane.Panel(page, window, left, top + 0.3, grid.width)
+        panel = Panel(page, window, left, top + 0.3, grid.width)
         panel.draw(words, units, colours, 3.0)
         panel.ring(units, np.zeros((0, 4)))
     page.y = top + 0.3 + grid.width * window.ratio + 0.14
@@ -120,12 +121,12 @@ def _draw_unit(
     per_line = -(-view.images // lines)
     side = min(0.5, (grid.width + 0.03) / per_line - 0.03)
     top = page.y
-    page.text(0.1, top + 0.1, plane.letter(position), weight="bold")
+    page.text(0.1, top + 0.1, letter(position), weight="bold")
     page.text(0.28, top + 0.1, fit(view.study.layers[layer], grid.margin - 0.34, SMALL), size=SMALL)
     page.text(0.28, top + 0.23, f"unit {unit}", size=SMALL)
     for column, checkpoint in enumerate(steps):
         name = view.study.checkpoints[checkpoint].name
-        row = plane.chosen(table, tracked=plane.letter(position), checkpoint=name)
+        row = chosen(table, tracked=letter(position), checkpoint=name)
         pictures(page, view, row, grid.left(column), top, side, per_line)
         word(
             page,
@@ -175,7 +176,7 @@ def word(page: Page, colour: str, row: Table, left: float, y: float, width: floa
 
 def _draw_shares(page: Page, view: View, steps: tuple[int, ...], grid: Grid, groups: Groups) -> None:
     """Draw the last row: a bar as long as all its units for each layer, with the number interpretable."""
-    top, layers = page.y, plane.layers_of(view)
+    top, layers = page.y, layers_of(view)
     page.text(0.1, top + 0.09, groups.heading, size=SMALL, color=GREY)
     length = grid.width - 0.48
     for i, layer in enumerate(layers):

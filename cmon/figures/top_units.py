@@ -3,8 +3,8 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from cmon.figures import plane
 from cmon.figures.categories import Groups
+from cmon.figures.columns import chosen, layers_of, unit_columns
 from cmon.figures.evolution import colour_of, image_columns, pictures, word
 from cmon.figures.style import DEAD, GREY, NORMAL, PAGE_WIDTH, SMALL, Page, Rows, fit, styled, text_width
 from cmon.records import Table, View
@@ -25,7 +25,7 @@ def table(view: View) -> Table:
     found = [best(view, k, layer) for k in view.steps for layer in range(len(view.study.layers))]
     rows = np.concatenate([np.zeros(0, np.intp), *found])
     ranks = np.concatenate([np.zeros(0, np.int64), *(np.arange(1, len(few) + 1) for few in found)])
-    return plane.unit_columns(view, rows) | {"rank": ranks} | image_columns(view, rows)
+    return unit_columns(view, rows) | {"rank": ranks} | image_columns(view, rows)
 
 
 @styled
@@ -39,8 +39,8 @@ def draw(view: View, table: Table) -> Figure:
     page = Page(max(3.4, 0.2 + columns * (width + GAP) - GAP), title)
     for start in range(0, len(view.steps), columns):
         steps = view.steps[start : start + columns]
-        for layer in plane.layers_of(view):
-            _draw_layer(page, view, steps, width, plane.chosen(table, layer=layer), layer, groups)
+        for layer in layers_of(view):
+            _draw_layer(page, view, steps, width, chosen(table, layer=layer), layer, groups)
         page.y += 0.12
     page.legend(groups.marks()[: len(groups.names)])
     return page.finish(view.caption)
@@ -60,11 +60,11 @@ def _draw_layer(
         page.text(left, top - 0.09, fit(layer, room, NORMAL, "bold"), weight="bold")
         page.text(left + width, top - 0.09, step, ha="right")
         page.backdrop.plot([left, left + width], [top - 0.04] * 2, color=GREY, lw=0.4)
-        rows = plane.chosen(table, checkpoint=view.study.checkpoints[checkpoint].name)
+        rows = chosen(table, checkpoint=view.study.checkpoints[checkpoint].name)
         if not len(rows["unit"]):
             page.text(left, top + 0.11, _reason(view, checkpoint, layer), size=SMALL, color=DEAD, style="italic")
         for rank in rows["rank"].tolist():
-            row, y = plane.chosen(rows, rank=rank), top + (rank - 1) * down
+            row, y = chosen(rows, rank=rank), top + (rank - 1) * down
             unit = f"unit {row['unit'][0]}"
             indent = text_width(unit, SMALL) + 0.07
             page.text(left, y + 0.11, unit, size=SMALL, color=GREY)

@@ -4,7 +4,8 @@ import numpy as np
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from cmon.figures import plane
+from cmon.figures.columns import chosen, joined, letter, living, story, unit_columns, word_columns
+from cmon.figures.panel import ANCHOR, CONCEPT, Panel, Window
 from cmon.figures.style import (
     CYCLE,
     GREY,
@@ -29,8 +30,8 @@ ARROW = {"arrowstyle": "-|>", "lw": 0.0, "mutation_scale": 8.0, "shrinkA": 0, "s
 def table(view: View) -> Table:
     """List the tracked units at all checkpoints, then concepts and anchors; anchors have a `number`."""
     rows = [rows_of(view, layer, unit) for layer, unit in view.track]
-    units = plane.unit_columns(view, np.concatenate([np.zeros(0, np.intp), *rows]))
-    whole = plane.joined(units, plane.word_columns(view.study))
+    units = unit_columns(view, np.concatenate([np.zeros(0, np.intp), *rows]))
+    whole = joined(units, word_columns(view.study))
     anchors = whole["kind"] == "anchor"
     return whole | {"number": np.where(anchors, np.cumsum(anchors), -1)}
 
@@ -47,19 +48,19 @@ def rows_of(view: View, layer: int, unit: int) -> Rows:
 @styled
 def draw(view: View, table: Table) -> Figure:
     """Draw the plane with a path for every tracked unit, pale at its start, and the key beside it."""
-    window = plane.Window.of(view.study)
+    window = Window.of(view.study)
     page = Page(PAGE_WIDTH, f"{view.study.runs[view.run]}: paths of tracked units")
     top = page.y
-    panel = plane.Panel(page, window, 0.1, top, WIDTH)
-    words = plane.chosen(table, kind="concept")
-    panel.axes.plot(words["x"], words["y"], ls="none", zorder=1, **plane.CONCEPT)
-    letters = [plane.letter(position) for position in range(len(view.track))]
-    paths = {letter: plane.chosen(table, kind="unit", tracked=letter) for letter in letters}
+    panel = Panel(page, window, 0.1, top, WIDTH)
+    words = chosen(table, kind="concept")
+    panel.axes.plot(words["x"], words["y"], ls="none", zorder=1, **CONCEPT)
+    letters = [letter(position) for position in range(len(view.track))]
+    paths = {name: chosen(table, kind="unit", tracked=name) for name in letters}
     for position, path in enumerate(paths.values()):
         _draw_path(panel, path, unit_colour(position))
-    _write_names(panel, paths, plane.chosen(table, kind="anchor"))
+    _write_names(panel, paths, chosen(table, kind="anchor"))
     _draw_key(page, view, table, top, top + WIDTH * window.ratio)
-    return page.finish(plane.settings(view))
+    return page.finish(view.caption)
 
 
 def unit_colour(position: int) -> str:
@@ -72,7 +73,7 @@ def _places(rows: Table) -> Points:
     return np.stack([rows["x"], rows["y"]], axis=1).astype(np.float64)
 
 
-def _draw_path(panel: plane.Panel, path: Table, colour: str) -> None:
+def _draw_path(panel: Panel, path: Table, colour: str) -> None:
     """Draw the line, darker with every checkpoint, with arrows where there is room; death leaves a gap."""
     places, last = _places(path), max(1, len(path["x"]) - 1)
     shades = [to_rgba(colour, 0.3 + 0.7 * i / last) for i in range(last + 1)]
@@ -90,16 +91,16 @@ def _draw_path(panel: plane.Panel, path: Table, colour: str) -> None:
         panel.axes.plot(places[end, 0], places[end, 1], "o", ms=6.0, mfc=fill, mec=colour, mew=1.3, zorder=6)
 
 
-def _write_names(panel: plane.Panel, paths: dict[str, Table], anchors: Table) -> None:
+def _write_names(panel: Panel, paths: dict[str, Table], anchors: Table) -> None:
     """Write each anchor's number at its mark, then each unit's letter where its path ends."""
-    living = {letter: plane.living(path) for letter, path in paths.items() if path["alive"].any()}
-    crowd = np.vstack([np.zeros((0, 2)), *living.values()])
-    ends = np.vstack([np.zeros((0, 2)), *(xy[[0, -1]] for xy in living.values())])
+    places = {name: living(path) for name, path in paths.items() if path["alive"].any()}
+    crowd = np.vstack([np.zeros((0, 2)), *places.values()])
+    ends = np.vstack([np.zeros((0, 2)), *(xy[[0, -1]] for xy in places.values())])
     circles = np.hstack([panel.points(ends) - 4, panel.points(ends) + 4])
-    panel.axes.plot(anchors["x"], anchors["y"], ls="none", zorder=3, **plane.ANCHOR)
+    panel.axes.plot(anchors["x"], anchors["y"], ls="none", zorder=3, **ANCHOR)
     numbers = [str(number) for number in anchors["number"].tolist()]
     taken = np.vstack([circles, panel.write(_places(anchors), numbers, 3.0, circles, crowd)])
-    panel.write(ends[1::2], list(living), 4.0, taken, crowd, "bold")
+    panel.write(ends[1::2], list(places), 4.0, taken, crowd, "bold")
 
 
 def _draw_key(page: Page, view: View, table: Table, top: float, bottom: float) -> None:
@@ -111,9 +112,9 @@ def _draw_key(page: Page, view: View, table: Table, top: float, bottom: float) -
     for position, (layer, unit) in enumerate(view.track):
         how = {"marker": "o", "ms": 6.0, "color": unit_colour(position), "lw": 1.3}
         page.mark(left + 0.08, y + 0.06, how)
-        name = f"{plane.letter(position)}: {view.study.layers[layer]} unit {unit}"
+        name = f"{letter(position)}: {view.study.layers[layer]} unit {unit}"
         page.text(left + 0.24, y + 0.1, fit(name, KEY - 0.24, NORMAL, "bold"), weight="bold")
-        first, *last = plane.story(table, position)
+        first, *last = story(table, position)
         for line in [first, *(f"→ {word}" for word in last)]:
             y += 0.13
             page.text(left + 0.24, y + 0.1, fit(line, KEY - 0.24, SMALL), size=SMALL)
@@ -122,10 +123,10 @@ def _draw_key(page: Page, view: View, table: Table, top: float, bottom: float) -
         page.mark(left + 0.08, y + 0.06, {"marker": "o", "ms": 6.0, "mfc": mark, "mec": GREY, "color": GREY})
         page.text(left + 0.24, y + 0.095, said, size=SMALL, color=GREY)
         y += LINE
-    anchors = plane.chosen(table, kind="anchor")
+    anchors = chosen(table, kind="anchor")
     keys = [f"{n} {name}" for n, name in zip(anchors["number"], anchors["concept"], strict=True)]
     beside = y + 0.1 + len(keys) * 0.13 <= bottom
     for i, key in enumerate(keys if beside else []):
         page.text(left + 0.24, y + 0.2 + i * 0.13, fit(key, KEY - 0.24, SMALL), size=SMALL)
     page.y = max(y, bottom) + 0.08
-    page.legend([] if beside else [(key, plane.ANCHOR) for key in keys])
+    page.legend([] if beside else [(key, ANCHOR) for key in keys])
