@@ -1,0 +1,94 @@
+"""Time cmon against its baselines, each pair in one process and on the same threads.
+
+    make bench                      # on made-up images and the demo's classifier
+    CMON_DATA=data make bench       # on CIFAR-10's test images and a ResNet-20
+
+recording   all that happens per checkpoint: reading and checking the decoded images, scaling, the forward pass, pooling
+            in hooks; against the bare forward passes over the same images, already scaled and in memory.
+
+Ratios are medians over pairs, one of each in turn, since machines are noisy.
+"""
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cmon import pixels
+from cmon.activations import Batches
+from cmon.config import Preprocess, Probe
+from cmon.models import build_model, select_layers
+from cmon.probes import crop, open_probe
+from cmon.recording import Recorder
+
+DEMO_MODEL = Path(__file__).resolve().parents[1] / "sample_configs" / "demo" / "classifier.py"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {arguments.threads} threads"
+    print(f"{machine}, torch {torch.__version__}, float32, medians of {arguments.pairs} pairs")
+    rows = [time_recording(arguments.pairs)]
+    for row in rows:
+        print(f"{row['what']}: {row['cmon_s']:.2f} s against {row['baseline_s']:.2f} s, ratio {row['ratio']:.2f}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2))
+
+
+def time_recording(pairs: int) -> dict[str, object]:
+    """Time the recording of every image against the bare forward passes."""
+    data = os.environ.get("CMON_DATA")
+    with tempfile.TemporaryDirectory() as folder:
+        if data:
+            probe = open_probe(Probe(kind="images", path=Path(data) / "cifar10_test.zip"))
+            decode, ids = lambda i: crop(probe.image(i), Preprocess()), probe.ids
+            source = f"{Path(data) / 'resnet20_epochs' / 'keras_resnet20.py'}:build"
+            what = "recording ResNet-20, layers 1 to 3"
+        else:
+            made_up = np.random.default_rng(0).integers(0, 256, (10_000, 32, 32, 3), dtype=np.uint8)
+            decode, ids = made_up.__getitem__, tuple(f"{i:05d}" for i in range(10_000))
+            source, what = f"{DEMO_MODEL}:build", "recording the demo's classifier, layers 1 to 4"
+        cache = pixels.build(Path(folder), {"bench": source}, ids, decode, lambda _: None)
+        model = build_model(source, {}).to(memory_format=torch.channels_last)
+        recorder = Recorder(select_layers(model, ["layer?"]))
+        batches = Batches(cache, Preprocess(), 128, "cpu")
+        ready = [batch.clone(memory_format=torch.channels_last) for batch in batches]
+
+        def forward() -> None:
+            with torch.inference_mode():
+                for batch in ready:
+                    model(batch)
+
+        return compare(f"{what}, {len(ids):,} images", lambda: recorder(model, batches, len(ids)), forward, pairs)
+
+
+def compare(what: str, ours: Callable[[], object], baseline: Callable[[], object], pairs: int) -> dict[str, object]:
+    """Time two functions in turn, after a warm-up of each."""
+    ours(), baseline()
+    times = np.array([[seconds(ours), seconds(baseline)] for _ in range(pairs)])
+    ratios = times[:, 0] / times[:, 1]
+    medians = np.median(times, axis=0)
+    row = {"what": what, "cmon_s": float(medians[0]), "baseline_s": float(medians[1])}
+    return row | {"ratio": float(np.median(ratios)), "ratios": ratios.round(3).tolist()}
+
+
+def seconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
