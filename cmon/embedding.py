@@ -21,8 +21,8 @@ def unified_embedding(
     Returns:
         (R, D); NaN in the rows of dead units.
     """
-    logits = top_score.astype(np.float64) / temperature
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
+    scores = top_score.astype(np.float64)
+    weights = np.exp((scores - scores.max(axis=1, keepdims=True)) / temperature)
     weights /= weights.sum(axis=1, keepdims=True)
     placed = np.full((len(top_concept), concept_features.shape[1]), np.nan, dtype=np.float32)
     alive = np.flatnonzero(top_concept[:, 0] >= 0)

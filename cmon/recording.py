@@ -1,7 +1,9 @@
 """Record units: hooks that pool each layer's output inside the forward pass, so that no activation map is kept."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -13,13 +15,19 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+# What a model's own code may raise on images that it cannot take.
+FORWARD_ERRORS = (
+    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError, NameError),
+    *(RuntimeError, TypeError, ValueError),
+)
+
 
 @dataclass(frozen=True)
 class Recorder:
     """Pools the outputs of layers to one number per image and unit, all layers in one pass.
 
-    A unit is a channel of a convolution's output (n, U, h, w), a feature of a transformer's tokens (n, T, U), or a
-    column of (n, U).
+    A unit is a channel of a map, (n, U, h, w) or as in Swin (n, h, w, U), a feature of a transformer's tokens
+    (n, T, U), or a column of (n, U).
 
     Args:
         layers: names of modules.
@@ -47,33 +55,25 @@ class Recorder:
             One (images, U) float32 array a layer, in forward order.
 
         Raises:
-            ModelError: for a layer that does not run exactly once a pass, or has no output that can be pooled.
+            ModelError: for a layer that does not run exactly once a pass, or whose output has no units, or does not
+                say which of its axes counts them.
             CheckpointError: for activations that are NaN or infinite.
         """
         import torch
 
-        pooled: dict[str, Tensor] = {}
+        seen = _Pass(self.pooling, self.tokens, _may_put_channels_last(model))
         kept: dict[str, FloatArray] = {}
-        handles = [model.get_submodule(name).register_forward_hook(self._hook(name, pooled)) for name in self.layers]
         position = 0
-        try:
-            with torch.inference_mode(), self._autocast():
-                for batch in batches:
-                    pooled.clear()
-                    model(batch.to(self.device, memory_format=torch.channels_last, non_blocking=True))
-                    self._check_all_ran(pooled)
-                    for name, values in pooled.items():
-                        if name not in kept:
-                            kept[name] = np.empty((images, values.shape[1]), dtype=np.float32)
-                        kept[name][position : position + len(values)] = values.cpu().numpy()
-                    position += len(batch)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            shape = tuple(batch.shape[1:])
-            hint = "look at the run's preprocess: does the model take images of this size?"
-            raise ModelError("model", f"fails on images of shape {shape}: {_first_line(error)}", hint) from error
-        finally:
-            for handle in handles:
-                handle.remove()
+        # On a GPU, cuDNN rounds float32 convolutions to 10 bits unless it is told not to.
+        full_precision = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+        with torch.inference_mode(), full_precision, self._autocast(), self._hooked(model, seen):
+            for batch in batches:
+                self._run(model, batch, seen)
+                for name, values in seen.pooled.items():
+                    if name not in kept:
+                        kept[name] = np.empty((images, values.shape[1]), dtype=np.float32)
+                    kept[name][position : position + len(batch)] = values.cpu().numpy()
+                position += len(batch)
         assert position == images, "as many images as were announced"
         return _finite(LayerActivations(name, values) for name, values in kept.items())
 
@@ -82,41 +82,153 @@ class Recorder:
 
         return torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.precision == "bfloat16")
 
-    def _hook(self, name: str, pooled: dict[str, "Tensor"]) -> Callable[..., None]:
-        def keep(module: "nn.Module", inputs: Any, output: Any) -> None:  # noqa: ARG001
-            if name in pooled:
-                hint = "choose the layer around it, or one that runs once"
-                raise ModelError(f"layer {name}", "runs more than once in a forward pass", hint)
-            pooled[name] = self._pool(name, output)
+    @contextmanager
+    def _hooked(self, model: "nn.Module", seen: "_Pass") -> Iterator[None]:
+        with ExitStack() as hooks:
+            for name in self.layers:
+                handle = model.get_submodule(name).register_forward_hook(partial(seen.keep, name))
+                hooks.callback(handle.remove)
+            yield
 
-        return keep
-
-    def _pool(self, name: str, output: Any) -> "Tensor":
-        """Reduce an output to (n, U) float32 at once, before a later in-place layer can change it."""
+    def _run(self, model: "nn.Module", batch: "Tensor", seen: "_Pass") -> None:
+        """Run one batch, leaving all layers' pooled outputs in `seen`."""
         import torch
 
+        seen.begin(batch)
+        try:
+            model(batch.to(self.device, memory_format=torch.channels_last, non_blocking=True))
+        except FORWARD_ERRORS as error:
+            hint = "look at the run's preprocess: does the model take images of this size?"
+            if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error):
+                hint = "set a smaller activations.batch_size"
+            what = f"fails on images of shape {tuple(batch.shape[1:])}: {_first_line(error)}"
+            raise ModelError("model", what, hint) from error
+        idle = [name for name in self.layers if name not in seen.pooled]
+        if idle:
+            raise ModelError(
+                f"layer {listing(idle)}", "does not run in a forward pass", "take it out of the run's layers"
+            )
+
+
+@dataclass
+class _Pass:
+    """One forward pass as its hooks see it: what went in, and what each layer put out, pooled."""
+
+    pooling: Literal["mean", "max"]
+    tokens: Literal["class", "mean"]
+    may_be_channels_last: bool
+    images: int = 0
+    size: tuple[int, int] = (0, 0)
+    pooled: dict[str, "Tensor"] = field(default_factory=dict)
+    batch_first: set[str] = field(default_factory=set)  # layers whose first axis is known to count the images
+
+    def begin(self, batch: "Tensor") -> None:
+        """Forget the last batch."""
+        self.images, self.size = len(batch), (batch.shape[-2], batch.shape[-1])
+        self.pooled.clear()
+
+    def keep(self, name: str, module: "nn.Module", inputs: Any, output: Any) -> None:  # noqa: ARG002
+        """Pool a layer's output at once, before a later in-place layer can change it: the forward hook."""
+        if name in self.pooled:
+            what, hint = "runs more than once in a forward pass", "choose the layer around it, or one that runs once"
+            raise ModelError(f"layer {name}", what, hint)
         if isinstance(output, tuple | list) and output:
             output = output[0]
-        if not isinstance(output, torch.Tensor) or output.ndim not in (2, 3, 4) or not output.is_floating_point():
-            kind = (
-                f"a tensor of shape {tuple(output.shape)}"
-                if isinstance(output, torch.Tensor)
-                else type(output).__name__
-            )
-            hint = "choose a convolution, linear or transformer layer"
-            raise ModelError(f"layer {name}", f"puts out {kind}, which has no units", hint)
-        if output.ndim == 4:
-            # amax and mean of a map, without ever making a float32 copy of it
-            return output.amax((2, 3)).float() if self.pooling == "max" else output.mean((2, 3), dtype=torch.float32)
-        if output.ndim == 3:
-            return output[:, 0].float() if self.tokens == "class" else output.mean(1, dtype=torch.float32)
-        return output.float().clone()
+        try:
+            self.pooled[name] = self._pool(name, module, output)
+        except _NoUnitsError as error:
+            raise ModelError(f"layer {name}", f"puts out {_kind(output)}, {error.what}", error.hint) from None
 
-    def _check_all_ran(self, pooled: dict[str, "Tensor"]) -> None:
-        idle = [name for name in self.layers if name not in pooled]
-        if idle:
-            hint = "take it out of the run's layers"
-            raise ModelError(f"layer {listing(idle)}", "does not run in a forward pass", hint)
+    def _pool(self, name: str, module: "nn.Module", output: Any) -> "Tensor":
+        """Reduce an output to (n, U) float32 of its own memory."""
+        import torch
+
+        if not isinstance(output, torch.Tensor) or output.ndim not in (2, 3, 4) or not output.is_floating_point():
+            raise _NoUnitsError("which has no units", "choose a convolution, linear or transformer layer")
+        ambiguous = output.ndim == 3 and output.shape[1] == self.images > 1 and name not in self.batch_first
+        if len(output) != self.images or ambiguous:
+            self._refuse_batch(output)
+        self.batch_first.add(name)
+        if output.ndim == 2:
+            return output.to(torch.float32, copy=True)
+        if output.ndim == 3 and not isinstance(module, torch.nn.Conv1d | torch.nn.BatchNorm1d):
+            return self._pool_tokens(output)
+        axes = (2,) if output.ndim == 3 else self._positions(module, output)
+        # amax and mean of a map, without ever making a float32 copy of it
+        return output.amax(axes).float() if self.pooling == "max" else output.mean(axes, dtype=torch.float32)
+
+    def _refuse_batch(self, output: "Tensor") -> None:
+        if len(output) != self.images:
+            what, hint = f"for {self.images} images", "choose a layer that puts out one row an image"
+        else:
+            what = f"for {self.images} images, so that images and tokens cannot be told apart"
+            hint = "set another activations.batch_size"
+        raise _NoUnitsError(what, hint)
+
+    def _pool_tokens(self, output: "Tensor") -> "Tensor":
+        import torch
+
+        if self.tokens == "mean":
+            return output.mean(1, dtype=torch.float32)
+        if output.shape[1] in _grids(self.size):
+            raise _NoUnitsError("a grid of patches without a class token", 'set the run\'s tokens = "mean"')
+        return output[:, 0].to(torch.float32, copy=True)
+
+    def _positions(self, module: "nn.Module", output: "Tensor") -> tuple[int, int]:
+        """Say which two axes of a map are positions; the third counts the units.
+
+        The type of the module says it, or the axes whose proportions are the image's: (n, U, h, w) for most
+        networks, (n, h, w, U) for Swin and its kin. Where both could be, a network that normalises over the last
+        axis anywhere may be either, and is refused; any other is (n, U, h, w).
+        """
+        from torch import nn
+
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d | nn.GroupNorm):
+            return 2, 3
+        if type(module) in (nn.Linear, nn.LayerNorm, nn.RMSNorm):
+            return 1, 2
+        first, last = (_proportioned(self.size, *output.shape[k : k + 2]) for k in (2, 1))
+        if first is not last:
+            return (2, 3) if first else (1, 2)
+        if self.may_be_channels_last and set(output.shape[1:]) != {1}:
+            what = f"of which images of {self.size[0]} x {self.size[1]} do not say which axis counts the units"
+            raise _NoUnitsError(what, "choose a convolution, linear or LayerNorm layer within it")
+        return 2, 3
+
+
+class _NoUnitsError(Exception):
+    """An output cannot be pooled; it does not know of which layer."""
+
+    def __init__(self, what: str, hint: str) -> None:
+        super().__init__(what)
+        self.what, self.hint = what, hint
+
+
+def _kind(output: Any) -> str:
+    import torch
+
+    return (
+        f"a tensor of shape {tuple(output.shape)}" if isinstance(output, torch.Tensor) else f"a {type(output).__name__}"
+    )
+
+
+def _may_put_channels_last(model: "nn.Module") -> bool:
+    from torch import nn
+
+    return any(isinstance(module, nn.LayerNorm | nn.RMSNorm) for module in model.modules())
+
+
+def _proportioned(image: tuple[int, int], height: int, width: int) -> bool:
+    """Tell whether a map may be a smaller image: exactly square for a square one, to within a position for others."""
+    slack = 0 if image[0] == image[1] else max(image)
+    return abs(height * image[1] - width * image[0]) <= slack
+
+
+def _grids(image: tuple[int, int]) -> set[int]:
+    """Return how many patches there can be, for all sides of a patch that divide the image into more than one."""
+    height, width = image
+    sides = [side for side in range(1, min(image) + 1) if height % side == 0 and width % side == 0]
+    return {(height // side) * (width // side) for side in sides} - {1}
 
 
 def pick_device(asked: str) -> str:
@@ -148,8 +260,3 @@ def _finite(layers: Iterable[LayerActivations]) -> tuple[LayerActivations, ...]:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
-
-
-def batches_of(pixels: Sequence[Any], size: int) -> list[slice]:
-    """Cut images into batches."""
-    return [slice(start, min(start + size, len(pixels))) for start in range(0, len(pixels), size)]

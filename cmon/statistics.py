@@ -19,7 +19,7 @@ def alive_units(activations: FloatArray) -> BoolArray:
     Returns:
         (U,) bool; false where the range over images is at most a millionth of the largest magnitude.
     """
-    low, high = activations.min(axis=0), activations.max(axis=0)
+    low, high = (edge.astype(np.float64) for edge in (activations.min(axis=0), activations.max(axis=0)))
     largest = np.maximum(np.abs(low), np.abs(high))
     return np.asarray(high - low > CONSTANT_RANGE * largest)
 
@@ -35,7 +35,8 @@ def top_images(activations: FloatArray, count: int) -> IntArray:
         (U, count) int32 image indices, most activating first; equal activations in the images' order.
     """
     chosen = np.empty((activations.shape[1], count), dtype=np.int32)
-    for unit, column in enumerate(-activations.T):
+    for unit in range(len(chosen)):
+        column = -activations[:, unit]
         bound = np.partition(column, count - 1)[count - 1]
         candidates = np.flatnonzero(column <= bound)
         chosen[unit] = candidates[np.argsort(column[candidates], kind="stable")[:count]]

@@ -1,7 +1,5 @@
 """The tables of a report: one row per unit, and one row per layer."""
 
-import csv
-import io
 from collections.abc import Iterable
 
 import numpy as np
@@ -73,11 +71,14 @@ def effective_number(labels: np.ndarray[tuple[int, ...], np.dtype[np.int32]]) ->
 
 def csv_bytes(table: Table) -> bytes:
     """Write columns of equal length as CSV, numbers at full precision, NaN as an empty field, truth as 0 and 1."""
-    buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(table)
-    writer.writerows(zip(*(_fields(column) for column in table.values()), strict=True))
-    return buffer.getvalue().encode("utf-8", "surrogateescape")
+    rows = [list(table), *zip(*(_fields(column) for column in table.values()), strict=True)]
+    lines = [",".join(_quoted(field) for field in row) or '""' for row in rows]
+    return "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
+
+
+def _quoted(field: str) -> str:
+    """Quote a field where CSV asks for it; Python's csv would leave a carriage return bare, which ends a row."""
+    return '"' + field.replace('"', '""') + '"' if any(mark in field for mark in ',"\r\n') else field
 
 
 def _with_blank(names: Iterable[str]) -> np.ndarray[tuple[int], np.dtype[np.str_]]:
@@ -85,10 +86,10 @@ def _with_blank(names: Iterable[str]) -> np.ndarray[tuple[int], np.dtype[np.str_
     return np.array([*names, ""])
 
 
-def _fields(column: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> list[object]:
+def _fields(column: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> list[str]:
     if column.dtype.kind == "b":
-        return list(column.astype(int).tolist())
+        column = column.astype(np.int8)
     if column.dtype.kind == "f":
         # The shortest digits that give back the same number, in its own precision.
         return ["" if np.isnan(value) else str(value) for value in column]
-    return list(column.tolist())
+    return [str(value) for value in column.tolist()]

@@ -12,12 +12,14 @@ import numpy.typing as npt
 from scipy.special import logsumexp
 
 from cmon.config import ClipDissect
-from cmon.detectors.base import best_concepts
 from cmon.errors import ConfigError, DetectorError, listing
 from cmon.records import Evidence, FloatArray, Scores, blocks
 from cmon.statistics import prior_perplexity, top_images
 
 Float64Array: TypeAlias = npt.NDArray[np.float64]
+
+# A spread of the cosines that float32 rounding alone can make: below it they are all the same.
+EQUAL_COSINES = 1e-6
 
 
 @dataclass(frozen=True)
@@ -74,14 +76,14 @@ class Wpmi(Similarity):
             "lam": self.lam,
             "units": float(len(values)),
         }
-        facts["prior_perplexity"] = prior_perplexity(likelihood, best_concepts(values, 1)[:, 0])
+        facts["prior_perplexity"] = prior_perplexity(likelihood, values.argmax(axis=1).astype(np.int32))
         return Scores(values, log_prior.astype(np.float32), facts)
 
     def inverse_temperature(self, evidence: Evidence) -> float:
         """Return a, worked out from the spread of the cosines where it is "auto"."""
         if self.a != "auto":
             return float(self.a)
-        if evidence.spread == 0:
+        if evidence.spread < EQUAL_COSINES:
             raise DetectorError("detector.a", "all cosines are equal, so a has no scale", "look at the encoder")
         return self.a_spread / evidence.spread
 
@@ -91,7 +93,7 @@ class Wpmi(Similarity):
         cosines = evidence.cosines
         likelihood = np.empty((len(best), cosines.shape[1]))
         for units in blocks(len(best), 4 * self.top_k * cosines.shape[1]):
-            probability = _softmax(a * cosines[best[units]])
+            probability = _softmax(cosines[best[units]], a)
             likelihood[units] = self.log_terms(probability).sum(axis=1, dtype=np.float64)
         return likelihood
 
@@ -127,8 +129,9 @@ class RankReorder(Similarity):
     """How little a unit's top activations change when they are reordered by a concept's ranking of the images.
 
     The error is the mean |a - reordered|^p over the unit's top images, divided by its expectation over all random
-    orders and by (mean of P over these images)^scale_p; the score is minus that. Where this mean is not positive the
-    measure is undefined, and the concept is scored as if the mean were 1e-6.
+    orders and by (mean of P over these images)^scale_p; the score is minus that. Where the mean of P is not positive
+    the measure is undefined, and the concept is scored as if the mean were 1e-6. Where all top activations are equal
+    no order is better than a random one, and the error before scaling is 1.
 
     Args:
         p: exponent of the error.
@@ -150,20 +153,23 @@ class RankReorder(Similarity):
             raise DetectorError("detector.top_fraction", what, "set a larger top_fraction, or use a larger probe")
         values = np.empty((activations.shape[1], len(evidence.concepts.names)), dtype=np.float32)
         for unit, images in enumerate(top_images(activations, count)):
-            values[unit] = self._score(activations[images, unit].astype(np.float64), evidence.cosines[images])
+            ordered = _unit_range(activations[images, unit].astype(np.float64))
+            random_error = np.mean([(np.abs(ordered - one) ** self.p).mean() for one in ordered])
+            cosines = evidence.cosines[images].T.copy()
+            for concepts in blocks(len(cosines), 32 * count):
+                values[unit, concepts] = self._score(ordered, float(random_error), cosines[concepts])
         return Scores(values, None, {})
 
-    def _score(self, ordered: Float64Array, cosines: FloatArray) -> Float64Array:
-        """Score one unit: (n,) its activations, descending, and (n, C) the cosines of the same images."""
-        by_concept = np.argsort(-cosines, axis=0, kind="stable")
-        reordered = np.empty(cosines.shape)
-        np.put_along_axis(reordered, by_concept, ordered[:, None], axis=0)
-        error = (np.abs(ordered[:, None] - reordered) ** self.p).mean(axis=0)
-        random_error = (np.abs(ordered[:, None] - ordered) ** self.p).mean()
-        if random_error == 0:  # all its top activations are equal: no order is better than another
-            return np.full(cosines.shape[1], -1.0)
-        mean_cosine = np.maximum(cosines.mean(axis=0, dtype=np.float64), 1e-6)
-        return np.asarray(-error / random_error / mean_cosine**self.scale_p)
+    def _score(self, ordered: Float64Array, random_error: float, cosines: FloatArray) -> Float64Array:
+        """Score one unit: (n,) its activations, descending, and (C, n) the cosines of the same images."""
+        by_concept = np.argsort(-cosines, axis=1, kind="stable")
+        difference = np.empty(cosines.shape)
+        np.put_along_axis(difference, by_concept, ordered[None, :], axis=1)
+        difference -= ordered
+        error = (np.abs(difference, out=difference) ** self.p).mean(axis=1)
+        relative = error / random_error if random_error > 0 else np.ones(len(error))
+        mean_cosine = np.maximum(cosines.mean(axis=1, dtype=np.float64), 1e-6)
+        return np.asarray(-relative / mean_cosine**self.scale_p)
 
 
 @dataclass(frozen=True)
@@ -172,7 +178,7 @@ class CosSimilarity(Similarity):
 
     def __call__(self, activations: FloatArray, evidence: Evidence) -> Scores:
         """Score (I, U) activations; (U, C) in [-1, 1]."""
-        return Scores(_column_cosines(activations, evidence.cosines, 1e-12), None, {})
+        return Scores(_column_cosines(activations, evidence.cosines, cubed=False, least_norm=1e-300), None, {})
 
 
 @dataclass(frozen=True)
@@ -181,11 +187,7 @@ class CosSimilarityCubed(Similarity):
 
     def __call__(self, activations: FloatArray, evidence: Evidence) -> Scores:
         """Score (I, U) activations; (U, C) in [-1, 1]."""
-        cubed = [
-            (columns - columns.mean(axis=0, dtype=np.float64).astype(np.float32)) ** 3
-            for columns in (activations, evidence.cosines)
-        ]
-        return Scores(_column_cosines(cubed[0], cubed[1], 1e-3), None, {})
+        return Scores(_column_cosines(activations, evidence.cosines, cubed=True, least_norm=1e-3), None, {})
 
 
 SIMILARITIES: dict[str, type[Similarity]] = {
@@ -205,20 +207,41 @@ def from_config(table: ClipDissect) -> Any:
     if unused := sorted(table.model_fields_set - used):
         hint = f"{table.similarity} takes {listing(sorted(used - {'kind', 'name', 'similarity', 'tau'})) or 'none'}"
         raise ConfigError(f"detector {table.name}: {unused[0]}", f"has no effect on {table.similarity}", hint)
+    if "a_spread" in table.model_fields_set and table.a != "auto":
+        where, hint = f"detector {table.name}: a_spread", 'set a = "auto", or leave a_spread out'
+        raise ConfigError(where, 'has an effect only at a = "auto"', hint)
     given = {field.name: getattr(table, field.name) for field in fields(kind)}
     return kind(**{name: value for name, value in given.items() if value is not None})
 
 
-def _softmax(logits: FloatArray) -> FloatArray:
-    """Softmax over the last axis, in place."""
+def _softmax(logits: FloatArray, a: float) -> FloatArray:
+    """Softmax over the last axis of a x logits, in place; a large `a` magnifies no rounding of its own."""
     logits -= logits.max(axis=-1, keepdims=True)
+    logits *= np.float32(a)
     np.exp(logits, out=logits)
     logits /= logits.sum(axis=-1, keepdims=True)
     return logits
 
 
-def _column_cosines(first: FloatArray, second: FloatArray, least_norm: float) -> FloatArray:
-    """Return the cosine of every column of (I, U) with every one of (I, C), as (U, C)."""
-    norms = [np.sqrt(np.square(x, dtype=np.float64).sum(axis=0)) for x in (first, second)]
-    scale = [np.maximum(norm, least_norm).astype(np.float32) for norm in norms]
-    return np.asarray((first / scale[0]).T @ (second / scale[1]))
+def _unit_range(ordered: Float64Array) -> Float64Array:
+    """Scale descending values to a range of 1, which leaves relative errors as they are and overflows at no power."""
+    span = ordered[0] - ordered[-1]
+    return ordered / span if span > 0 else ordered
+
+
+def _column_cosines(first: FloatArray, second: FloatArray, cubed: bool, least_norm: float) -> FloatArray:
+    """Return the cosine of every column of (I, U) with every one of (I, C), as (U, C).
+
+    Where `cubed`, columns are centred and cubed first. Blocks of images in float64 bound the memory, and no cube or
+    square of a float32 overflows there.
+    """
+    means = [x.mean(axis=0, dtype=np.float64) if cubed else 0.0 for x in (first, second)]
+    product = np.zeros((first.shape[1], second.shape[1]))
+    squares = [np.zeros(first.shape[1]), np.zeros(second.shape[1])]
+    for images in blocks(len(first), 32 * (first.shape[1] + second.shape[1])):
+        left, right = first[images] - means[0], second[images] - means[1]
+        left, right = (x * x * x if cubed else x.astype(np.float64) for x in (left, right))
+        product += left.T @ right
+        squares = [total + np.square(x).sum(axis=0) for total, x in zip(squares, (left, right), strict=True)]
+    norms = [np.maximum(np.sqrt(total), least_norm) for total in squares]
+    return (product / norms[0][:, None] / norms[1]).astype(np.float32)

@@ -1,0 +1,167 @@
+"""The method's formulas once more: plain loops over Python floats, straight from the papers, sharing nothing with cmon.
+
+Activations and cosines are lists of rows, one row an image. All units count as alive.
+"""
+
+import math
+
+
+def columns(rows):
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def top_images(activations, count):
+    """The most activating images of each unit; of equal ones the first in the images' order."""
+    tops = []
+    for column in columns(activations):
+        left, chosen = list(range(len(column))), []
+        for _ in range(count):
+            best = left[0]
+            for image in left:
+                if column[image] > column[best]:
+                    best = image
+            chosen.append(best)
+            left.remove(best)
+        tops.append(chosen)
+    return tops
+
+
+def softmax(values, a):
+    largest = max(values)
+    powers = [math.exp(a * (value - largest)) for value in values]
+    return [power / math.fsum(powers) for power in powers]
+
+
+def log_sum_exp(values):
+    largest = max(values)
+    return largest + math.log(math.fsum(math.exp(value - largest) for value in values))
+
+
+def standard_deviation(rows):
+    values = [value for row in rows for value in row]
+    mean = math.fsum(values) / len(values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
+
+
+def soft_wpmi_likelihood(activations, cosines, top_k=100, a=10.0, p_start=0.998, p_end=0.97):
+    probability = [softmax(row, a) for row in cosines]
+    table = []
+    for images in top_images(activations, top_k):
+        row = []
+        for concept in range(len(cosines[0])):
+            terms = []
+            for j, image in enumerate(images):
+                p_j = p_start - (j / top_k) * (p_start - p_end)
+                terms.append(math.log(1 + p_j * (probability[image][concept] - 1) + 1e-7))
+            row.append(math.fsum(terms))
+        table.append(row)
+    return table
+
+
+def wpmi_likelihood(activations, cosines, top_k=28, a=2.0):
+    probability = [softmax(row, a) for row in cosines]
+    return [
+        [math.fsum(math.log(probability[image][c] + 1e-7) for image in images) for c in range(len(cosines[0]))]
+        for images in top_images(activations, top_k)
+    ]
+
+
+def log_prior(likelihood):
+    return [log_sum_exp(column) - math.log(len(likelihood)) for column in columns(likelihood)]
+
+
+def less_prior(likelihood, lam):
+    prior = log_prior(likelihood)
+    return [[value - lam * prior[c] for c, value in enumerate(row)] for row in likelihood]
+
+
+def soft_wpmi(activations, cosines, top_k=100, a=10.0, lam=1.0, p_start=0.998, p_end=0.97):
+    return less_prior(soft_wpmi_likelihood(activations, cosines, top_k, a, p_start, p_end), lam)
+
+
+def wpmi(activations, cosines, top_k=28, a=2.0, lam=0.6):
+    return less_prior(wpmi_likelihood(activations, cosines, top_k, a), lam)
+
+
+def cosine(first, second, least_norm=0.0):
+    norms = [max(math.sqrt(math.fsum(x * x for x in values)), least_norm) for values in (first, second)]
+    return math.fsum(x * y for x, y in zip(first, second, strict=True)) / (norms[0] * norms[1])
+
+
+def cos_similarity(activations, cosines):
+    return [[cosine(unit, concept) for concept in columns(cosines)] for unit in columns(activations)]
+
+
+def cos_similarity_cubed(activations, cosines):
+    def cubed(values):
+        mean = math.fsum(values) / len(values)
+        return [(value - mean) ** 3 for value in values]
+
+    return [
+        [cosine(cubed(unit), cubed(concept), least_norm=1e-3) for concept in columns(cosines)]
+        for unit in columns(activations)
+    ]
+
+
+def rank_reorder(activations, cosines, p=3.0, top_fraction=0.05, scale_p=0.5):
+    """Where the measure is not defined: a mean cosine of at least 1e-6, and 0 / 0 of errors is 1."""
+    count = int(top_fraction * len(activations))
+    table = []
+    for unit, images in enumerate(top_images(activations, count)):
+        ordered = [activations[image][unit] for image in images]
+        random_error = math.fsum(abs(s - t) ** p for s in ordered for t in ordered) / count**2
+        row = []
+        for concept in range(len(cosines[0])):
+            ranked = sorted(range(count), key=lambda j: -cosines[images[j]][concept])
+            reordered = [0.0] * count
+            for rank, j in enumerate(ranked):
+                reordered[j] = ordered[rank]
+            error = math.fsum(abs(s - t) ** p for s, t in zip(ordered, reordered, strict=True)) / count
+            relative = error / random_error if random_error > 0 else 1.0
+            mean = math.fsum(cosines[image][concept] for image in images) / count
+            row.append(-relative / max(mean, 1e-6) ** scale_p)
+        table.append(row)
+    return table
+
+
+ORACLES = {
+    "soft_wpmi": soft_wpmi,
+    "wpmi": wpmi,
+    "rank_reorder": rank_reorder,
+    "cos_similarity": cos_similarity,
+    "cos_similarity_cubed": cos_similarity_cubed,
+}
+
+
+def best_concept(scores):
+    return [max(range(len(row)), key=lambda c: (row[c], -c)) for row in scores]
+
+
+def prior_perplexity(likelihood, concepts):
+    """exp of the entropy over units of softmax L[:, c]; the median over the units' concepts c."""
+    entropies = []
+    for concept in concepts:
+        column = [row[concept] for row in likelihood]
+        share = [math.exp(value - log_sum_exp(column)) for value in column]
+        entropies.append(-math.fsum(x * math.log(x) for x in share if x > 0))
+    entropies.sort()
+    middle = len(entropies) // 2
+    median = entropies[middle] if len(entropies) % 2 else (entropies[middle - 1] + entropies[middle]) / 2
+    return math.exp(median)
+
+
+def unified_embedding(concepts, scores, features, temperature=1.0):
+    """Equation 1 for one unit: its best concepts' features, weighted by the softmax of their scores."""
+    weights = softmax(scores, 1 / temperature)
+    dimensions = range(len(features[0]))
+    return [math.fsum(w * features[c][d] for w, c in zip(weights, concepts, strict=True)) for d in dimensions]
+
+
+def d_anchor(units, anchors):
+    nearest = [min(math.dist(unit, anchor) for anchor in anchors) for unit in units]
+    return math.fsum(nearest) / len(nearest)
+
+
+def effective_number(labels):
+    shares = [labels.count(label) / len(labels) for label in set(labels)]
+    return math.exp(-math.fsum(share * math.log(share) for share in shares))

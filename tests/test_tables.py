@@ -1,0 +1,181 @@
+import csv
+import io
+from dataclasses import replace
+
+import numpy as np
+import oracles
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cmon.records import Anchors, CheckpointName, Concepts, Study, Units
+from cmon.tables import csv_bytes, effective_number, layers_table, units_table
+
+CAT, RED, SKY = 0, 1, 2
+DEAD = None
+
+# One run of two checkpoints with a layer of four units and one of one unit; another run with its first layer only.
+# A unit: its best concept, its score, whether it is interpretable, and its second concept with its score.
+CELLS = {
+    (0, 0, 0): [(CAT, 3.0, True, (RED, 2.5)), (CAT, 2.0, True, (SKY, 0.5)), DEAD, (RED, 0.1, False, (CAT, 0.0))],
+    (0, 0, 1): [DEAD],
+    (0, 1, 0): [(CAT, 3.5, True, (RED, 1.0)), (RED, 2.5, True, (CAT, 1.0)), DEAD, (SKY, 0.25, True, (CAT, 0.0))],
+    (0, 1, 1): [(SKY, -1.5, False, (CAT, -2.0))],
+    (1, 2, 0): [(RED, 1.0, True, (CAT, 0.5))] * 4,
+}
+
+
+def a_study(words=("cat", "red", "sky"), categories=("object", "color", "scene")):
+    rows = {name: [] for name in Units.__dataclass_fields__}
+    for (run, checkpoint, layer), cell in CELLS.items():
+        for unit, found in enumerate(cell):
+            concept, score, clear, (second, second_score) = found or (-1, np.nan, False, (-1, np.nan))
+            row = {"run": run, "checkpoint": checkpoint, "layer": layer, "unit": unit}
+            row |= {"concept": concept, "score": score, "interpretable": clear, "alive": found is not None}
+            row |= {"top_concept": [concept, second, -1], "top_score": [score, second_score, np.nan]}
+            row |= {"top_images": [-1], "embedding": [np.nan], "xy": [0.5, unit] if found else [np.nan] * 2}
+            for name, value in row.items():
+                rows[name].append(value)
+    kinds = {"interpretable": bool, "alive": bool}
+    kinds |= dict.fromkeys(("score", "top_score", "embedding", "xy"), np.float32)
+    nothing = np.zeros((0, 1), np.float32)
+    return Study(
+        detector="d",
+        score_unit="nats",
+        runs=("plain", "robust"),
+        checkpoints=(CheckpointName(0, "a.pt", 1), CheckpointName(0, "b.pt", 10), CheckpointName(1, "a.pt", 5)),
+        layers=("layer1", "layer2"),
+        concepts=Concepts(tuple(words), tuple(categories)),
+        concept_xy=np.zeros((3, 2), np.float32),
+        image_ids=("i.png",),
+        units=Units(**{name: np.array(values, kinds.get(name, np.int32)) for name, values in rows.items()}),
+        anchors=Anchors((), nothing, nothing),
+        d_anchor=np.float32([[0.5, np.nan], [0.25, 0.75], [1.5, np.nan]]),
+        prior_perplexity=np.float32([[2.5, np.nan], [3.5, 1], [4, np.nan]]),
+        facts={},
+    )
+
+
+def rows_of(table):
+    return list(csv.reader(io.StringIO(csv_bytes(table).decode())))
+
+
+def test_units_csv_counted_by_hand():
+    assert csv_bytes(units_table(a_study())).decode().splitlines() == [
+        "run,checkpoint,step,layer,unit,concept,category,score,interpretable,alive,x,y,concept_2,score_2,concept_3,score_3",
+        "plain,a.pt,1,layer1,0,cat,object,3.0,1,1,0.5,0.0,red,2.5,,",
+        "plain,a.pt,1,layer1,1,cat,object,2.0,1,1,0.5,1.0,sky,0.5,,",
+        "plain,a.pt,1,layer1,2,,,,0,0,,,,,,",
+        "plain,a.pt,1,layer1,3,red,color,0.1,0,1,0.5,3.0,cat,0.0,,",
+        "plain,a.pt,1,layer2,0,,,,0,0,,,,,,",
+        "plain,b.pt,10,layer1,0,cat,object,3.5,1,1,0.5,0.0,red,1.0,,",
+        "plain,b.pt,10,layer1,1,red,color,2.5,1,1,0.5,1.0,cat,1.0,,",
+        "plain,b.pt,10,layer1,2,,,,0,0,,,,,,",
+        "plain,b.pt,10,layer1,3,sky,scene,0.25,1,1,0.5,3.0,cat,0.0,,",
+        "plain,b.pt,10,layer2,0,sky,scene,-1.5,0,1,0.5,0.0,cat,-2.0,,",
+        *(f"robust,a.pt,5,layer1,{unit},red,color,1.0,1,1,0.5,{unit}.0,cat,0.5,," for unit in range(4)),
+    ]
+
+
+def test_layers_csv_counted_by_hand():
+    table = layers_table(a_study())
+    table["effective_concepts"] = table["effective_concepts"].round(9)
+    assert csv_bytes(table).decode().splitlines() == [
+        "run,checkpoint,step,layer,units,dead,interpretable,unique_concepts,effective_concepts,median_score,d_anchor,"
+        "prior_perplexity",
+        "plain,a.pt,1,layer1,4,1,2,1,1.0,2.0,0.5,2.5",
+        "plain,a.pt,1,layer2,1,1,0,0,0.0,,,",
+        "plain,b.pt,10,layer1,4,1,3,3,3.0,2.5,0.25,3.5",
+        "plain,b.pt,10,layer2,1,0,0,0,0.0,-1.5,0.75,1.0",
+        "robust,a.pt,5,layer1,4,0,4,1,1.0,1.0,1.5,4.0",
+    ]
+
+
+def test_at_most_five_concepts_of_a_unit_are_listed():
+    study = a_study()
+    wide = replace(study.units, top_concept=np.zeros((14, 10), np.int32), top_score=np.ones((14, 10), np.float32))
+    names = list(units_table(replace(study, units=wide)))
+    assert [name for name in names if name.startswith("concept_")] == [f"concept_{rank}" for rank in (2, 3, 4, 5)]
+    narrow = replace(study.units, top_concept=np.zeros((14, 1), np.int32), top_score=np.ones((14, 1), np.float32))
+    assert not [name for name in units_table(replace(study, units=narrow)) if name.startswith("concept_")]
+
+
+def test_a_study_without_units_has_the_same_columns():
+    study = a_study()
+    none = replace(study.units, **{name: getattr(study.units, name)[:0] for name in Units.__dataclass_fields__})
+    empty = replace(study, units=none)
+    assert rows_of(units_table(empty)) == [list(units_table(study))]
+
+
+# Words as the fields of a CSV
+
+WORDS = ("a, b", 'the "x"', "two\nlines", "漢字 ñ", "=1+1", "a\rb", " padded ", "'", "🙂")
+
+
+def test_any_word_comes_back_from_the_csv():
+    table = {"word": np.array(WORDS), "n": np.arange(len(WORDS))}
+    text = csv_bytes(table)
+    assert text.startswith(b"word,n\n")
+    rows = list(csv.reader(io.StringIO(text.decode("utf-8"), newline="")))
+    assert rows[1:] == [[word, str(n)] for n, word in enumerate(WORDS)]
+
+
+def test_quotes_are_put_only_where_they_are_needed():
+    text = csv_bytes({"word": np.array(WORDS[:4])}).decode()
+    assert text == 'word\n"a, b"\n"the ""x"""\n"two\nlines"\n漢字 ñ\n'
+
+
+def test_words_of_a_study_come_back_from_its_units():
+    words = ("a, b", 'the "x"', "two\nlines")
+    rows = list(csv.DictReader(io.StringIO(csv_bytes(units_table(a_study(words, ("c,d", "", "漢")))).decode())))
+    assert [row["concept"] for row in rows[:4]] == ["a, b", "a, b", "", 'the "x"']
+    assert [row["category"] for row in rows[:4]] == ["c,d", "c,d", "", ""]
+    assert {row["concept"] for row in rows[9:10]} == {"two\nlines"}
+
+
+def test_an_empty_field_alone_is_still_a_row():
+    assert rows_of({"word": np.array(["", "a", ""])}) == [["word"], [""], ["a"], [""]]
+
+
+def test_a_file_name_that_is_no_utf8_is_written_as_its_bytes():
+    name = b"caf\xe9.pt".decode("utf-8", "surrogateescape")
+    assert csv_bytes({"checkpoint": np.array([name])}) == b"checkpoint\ncaf\xe9.pt\n"
+
+
+def test_truth_is_0_and_1_and_nan_is_empty():
+    table = {"clear": np.array([True, False]), "score": np.float32([np.nan, -2]), "n": np.int64([3, -1])}
+    assert csv_bytes(table) == b"clear,score,n\n1,,3\n0,-2.0,-1\n"
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False), min_size=1))
+def test_numbers_come_back_exactly(values):
+    column = np.array(values, dtype=np.float32)
+    rows = rows_of({"number": column, "wide": column.astype(np.float64) / 3})
+    assert np.array([row[0] for row in rows[1:]], dtype=np.float32).tobytes() == column.tobytes()
+    assert [float(row[1]) for row in rows[1:]] == (column.astype(np.float64) / 3).tolist()
+
+
+def test_single_precision_is_not_written_at_double_length():
+    assert csv_bytes({"x": np.float32([0.1, 1e-8])}) == b"x\n0.1\n1e-08\n"
+
+
+def test_columns_without_rows_are_a_header():
+    assert csv_bytes({"a": np.array([], dtype=np.float32), "b": np.array([], dtype=np.str_)}) == b"a,b\n"
+
+
+def test_columns_of_unequal_length_are_a_mistake():
+    with pytest.raises(ValueError, match="zip"):
+        csv_bytes({"a": np.arange(3), "b": np.arange(2)})
+
+
+# Diversity
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=40))
+def test_effective_number_is_its_oracle(labels):
+    assert effective_number(np.int32(labels)) == pytest.approx(oracles.effective_number(labels), rel=1e-9)
+
+
+@pytest.mark.parametrize(("labels", "number"), [([], 0), ([4, 4, 4], 1), ([1, 2, 3], 3), ([1, 1, 2, 2], 2)])
+def test_effective_number_by_hand(labels, number):
+    assert effective_number(np.array(labels, dtype=np.int32)) == pytest.approx(number)
