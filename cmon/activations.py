@@ -11,34 +11,46 @@ from cmon import pixels
 from cmon.checkpoints import load_into, read_checkpoint
 from cmon.config import Preprocess, Run
 from cmon.encoders import open_encoder
-from cmon.errors import CheckpointError, ProbeError, listing
+from cmon.errors import CheckpointError, CmonError, ConfigError, ModelError, ProbeError, StoreError, listing, one_line
+from cmon.fingerprint import changes
 from cmon.models import build_model, select_layers
 from cmon.pixels import PixelCache
 from cmon.probes import crop
 from cmon.recipes import Plan, Unit
 from cmon.recording import Recorder, pick_device
-from cmon.records import CheckpointActivations, Evidence, Pixels
+from cmon.records import CheckpointActivations, Evidence, LayerActivations, Pixels
 from cmon.stores import write_activations, write_evidence
 from cmon.work import Options, Outcome, Progress, Stopwatch, provenance
 from cmon.workspace import Target
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 def record_activations(plan: Plan, options: Options, progress: Progress) -> Outcome:
     """Make the activations of all selected checkpoints, and the evidence, where they are not current.
 
-    A checkpoint that cannot be used is noted in the outcome, and the others are made.
+    A checkpoint or a run that cannot be used is noted in the outcome, and the others are made.
+
+    Raises:
+        CmonError: where there is no evidence to be had.
     """
     outcome = Outcome()
     units = plan.select(options.runs, options.checkpoints)
+    if not options.dry_run:
+        plan.workspace.sweep()
     _make_evidence(plan, options, progress, outcome)
     for run in plan.study.run:
         todo = _stale(plan, [unit for unit in units if unit.run is run], options, progress, outcome)
-        if todo and not options.dry_run:
+        if not todo or options.dry_run:
+            continue
+        try:
             _record_run(plan, run, todo, options, progress, outcome)
-    plan.memory.save()
+        except (ConfigError, ProbeError) as error:
+            outcome.failed.append((run.name, _within(f"run {run.name}", error)))
+        except StoreError as error:  # a full or read-only disk: the next file would fare no better
+            outcome.failed.append((run.name, error))
+            break
     return outcome
 
 
@@ -50,10 +62,10 @@ def _stale(
     for unit in units:
         try:
             target = plan.activations(unit)
-        except CheckpointError as error:
+            state = target.state()
+        except (CheckpointError, ConfigError, StoreError) as error:
             outcome.failed.append((unit.name, error))
             continue
-        state = target.state()
         if state.current and not options.force:
             outcome.current += 1
             continue
@@ -61,7 +73,6 @@ def _stale(
             progress.line(f"activations {unit.name}: {state}")
         outcome.made += [f"activations {unit.name}"] if options.dry_run else []
         todo.append((unit, target))
-    plan.memory.save()
     return todo
 
 
@@ -89,10 +100,9 @@ def _record_run(
         try:
             weights = read_checkpoint(unit.checkpoint.path, run.state_dict_key, options.trust_pickle)
             load_into(model, weights, unit.checkpoint.path)
-            if plan.memory.sha256(unit.checkpoint.path) != target.recipe["checkpoint"]:
-                raise CheckpointError(unit.checkpoint.path, "changed while it was read", "run again once it is written")
+            _check_unchanged(plan, unit, target)
             model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-            recorded = recorder(model, batches, len(cache.index.ids))
+            recorded = _recorded(recorder, model, run, batches)
         except CheckpointError as error:
             outcome.failed.append((unit.name, _located(error, unit.checkpoint.path)))
             progress.advance(1, f"{unit.checkpoint.name} failed")
@@ -102,6 +112,22 @@ def _record_run(
         outcome.made.append(f"activations {unit.name}")
         progress.advance(1, unit.checkpoint.name)
     progress.end()
+
+
+def _recorded(recorder: Recorder, model: "nn.Module", run: Run, batches: "Batches") -> tuple[LayerActivations, ...]:
+    """Run the model over the probe; should its code read files in vain, or leave the program, that is a ModelError."""
+    try:
+        return recorder(model, batches, len(batches.cache.index.ids))
+    except (SystemExit, OSError, EOFError) as error:
+        what = f"fails in its forward pass: {type(error).__name__}: {one_line(error, 200)}"
+        raise ModelError(run.model, what, "mend the model's code") from error
+
+
+def _check_unchanged(plan: Plan, unit: Unit, target: Target) -> None:
+    """Raise where the files have changed since they were hashed: what was read may not be what the recipe says."""
+    if changed := changes(target.recipe, plan.activations(unit).recipe):
+        what = f"changed while it was read: {listing(changed)}"
+        raise CheckpointError(unit.checkpoint.path, what, "run again once it is written")
 
 
 @dataclass(frozen=True)
@@ -121,7 +147,7 @@ class Batches:
             for values in (self.preprocess.mean, self.preprocess.std)
         )
         for block in self.cache.blocks():
-            for part in torch.from_numpy(block).split(self.size):  # type: ignore[no-untyped-call]
+            for part in torch.from_numpy(block).split(min(self.size, len(block))):  # type: ignore[no-untyped-call]
                 # (n, h, w, 3) in memory is (n, 3, h, w) in channels-last: nothing is copied but the bytes themselves.
                 images = part.to(self.device).permute(0, 3, 1, 2).float()
                 yield images.div_(255).sub_(mean).div_(std)
@@ -193,6 +219,13 @@ def _make_evidence(plan: Plan, options: Options, progress: Progress, outcome: Ou
 
 def _skipped(plan: Plan, skipped: tuple[str, ...]) -> str:
     return f"{plan.probe.path}: {len(skipped)} unreadable images left out: {listing(skipped)}"
+
+
+def _within(place: str, error: CmonError) -> CmonError:
+    """Name the run in an error that does not know it."""
+    located = type(error)(f"{place}: {error.where}", error.what, error.hint)
+    located.__cause__ = error
+    return located
 
 
 def _located(error: CheckpointError, path: Path) -> CheckpointError:

@@ -1,29 +1,31 @@
 """The command line: read the config, call a stage, print, exit; no logic of its own."""
 
+import contextlib
+import io
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from click import UsageError
 
 from cmon import __version__
+from cmon.console import Bars, Lines, Quiet, Stopped, duration, stop_on_signals
 from cmon.errors import CmonError, StaleInputError, listing, one_line
 
 if TYPE_CHECKING:
     from cmon.recipes import Plan
     from cmon.work import Options, Outcome
 
+# typer carries a click of its own from some version on: its base class is taken from wherever typer has it.
+UsageError: Any = typer.BadParameter.__base__
+
 app = typer.Typer(
     name="cmon",
     help="Say which concept each neuron of a vision network detects, at every checkpoint of its training.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -41,10 +43,16 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback o
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
     if version:
         typer.echo(__version__)
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -141,13 +149,16 @@ def run(
     from cmon.report import report_study
 
     options = _options(None, None, force, dry_run, device, trust_pickle)
-    outcomes = [_stage("activations", record_activations, plan, options, quiet)]
-    failed = {name for name, _ in outcomes[0].failed}
-    labels = _stage("dissect", dissect_checkpoints, plan, options, quiet)
-    # A checkpoint that has no activations has no labels either: it is told once.
-    labels.failed = [(name, error) for name, error in labels.failed if name not in failed]
-    outcomes.append(labels)
-    if not any(outcome.failed for outcome in outcomes):
+    recorded = _stage("activations", record_activations, plan, options, quiet)
+    labelled = _stage("dissect", dissect_checkpoints, plan, options, quiet)
+    if recorded.failed:
+        # What has no activations now has just been told why.
+        labelled.failed = [failure for failure in labelled.failed if not isinstance(failure[1], StaleInputError)]
+    outcomes = [recorded, labelled]
+    if any(outcome.failed for outcome in outcomes):
+        if not quiet:
+            sys.stderr.write("embed, report: not made, since they need every checkpoint\n")
+    else:
         outcomes.append(_stage("embed", embed_study, plan, options, quiet))
         outcomes.append(_stage("report", report_study, plan, options, quiet))
     _finish(outcomes)
@@ -159,9 +170,12 @@ def status(config: ConfigArgument, debug: DebugOption = False) -> None:
     """Say of every file: current, missing or stale, and why. Exits with 3 where one is not current."""
     from cmon.status import file_states
 
-    states = list(file_states(_plan(config)))
+    plan = _plan(config)
+    states = list(file_states(plan))
     for file in states:
         typer.echo(f"{file.state.status:8} {file.name}" + (f"  ({file.state.reason})" if file.state.reason else ""))
+    if plan.workspace.root.is_dir():
+        plan.memory.save()
     if not all(file.state.current for file in states):
         raise typer.Exit(StaleInputError.exit_code)
 
@@ -176,20 +190,16 @@ def schema() -> None:
 
 def main() -> NoReturn:
     """Run the command line; every mistake of a user's is one line, and the exit code tells which kind."""
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, _stop)
+    stop_on_signals()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be in no character set
     try:
         code = app(standalone_mode=False, prog_name="cmon")
     except CmonError as error:
-        if "--debug" in sys.argv:
-            raise
         _say(error)
         code = error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("\nstopped: what is done is kept, run the same command to go on\n")
-        code = 130
     except Stopped as stopped:
-        sys.stderr.write("stopped by a signal: what is done is kept, run the same command to go on\n")
+        sys.stderr.write("stopped: what is done is kept, run the same command to go on\n")
         code = stopped.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -198,17 +208,6 @@ def main() -> NoReturn:
         sys.stderr.write(f"error: {one_line(error.format_message())}\nhint: cmon --help\n")
         code = 2
     sys.exit(code if isinstance(code, int) else 0)
-
-
-class Stopped(BaseException):
-    """A signal asked for the end: not an error, so that no handler of errors takes it for one."""
-
-    def __init__(self, exit_code: int) -> None:
-        self.exit_code = exit_code
-
-
-def _stop(number: int, _: FrameType | None) -> None:
-    raise Stopped(143 if number == signal.SIGTERM else 75)
 
 
 def _plan(config: Path) -> "Plan":
@@ -239,18 +238,19 @@ def _stage(
     quiet: bool,
 ) -> "Outcome":
     """Run one stage and say in a line what came of it."""
-    from cmon.console import Bars, Lines, Quiet, duration
-
     progress = Quiet() if quiet else Bars() if sys.stderr.isatty() else Lines()
     start = time.monotonic()
     try:
-        outcome = stage(plan, options, progress)
+        with contextlib.redirect_stdout(sys.stderr):  # a user's model may print, and stdout is for results
+            outcome = stage(plan, options, progress)
     finally:
         progress.end()
+        if not options.dry_run:
+            plan.memory.save()
     if options.dry_run:
         for made in outcome.made:
             typer.echo(made)
-    for warning in outcome.warnings:
+    for warning in dict.fromkeys(outcome.warnings):
         progress.line(f"warning: {warning}")
     counts = f"{len(outcome.made)} made, {outcome.current} current" + (
         f", {len(outcome.failed)} failed" if outcome.failed else ""
@@ -265,15 +265,20 @@ def _finish(outcomes: "list[Outcome]") -> None:
     alike: dict[tuple[str, str], list[tuple[str, CmonError]]] = {}
     for name, error in failed:
         alike.setdefault((error.what, error.hint), []).append((name, error))
-    for (_, _), group in alike.items():
-        others = f" (and {len(group) - 1} more: {listing([name for name, _ in group[1:]], 4)})" if group[1:] else ""
-        _say(group[0][1], others)
+    for group in alike.values():
+        first = group[0][1]
+        others = list(dict.fromkeys(name for name, error in group if error.where != first.where))
+        _say(first, f" (and {len(others)} more: {listing(others, 4)})" if others else "")
     if failed:
         codes = {error.exit_code for _, error in failed}
-        raise typer.Exit(codes.pop() if codes == {StaleInputError.exit_code} else 1)
+        raise typer.Exit(codes.pop() if len(codes) == 1 else 1)
 
 
 def _say(error: CmonError, others: str = "") -> None:
+    if "--debug" in sys.argv:
+        import traceback
+
+        traceback.print_exception(error)
     sys.stderr.write(f"error: {one_line(error.where, 400)}{others}: {one_line(error.what, 1000)}\n")
     if error.hint:
         sys.stderr.write(f"hint: {one_line(error.hint, 1000)}\n")

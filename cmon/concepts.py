@@ -35,7 +35,7 @@ def read_concepts(path: Path) -> Concepts:
 
 
 def _text_rows(text: str) -> list[tuple[int, str, str]]:
-    return [(number, line.strip(), "") for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    return [(number, line.strip(), "") for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
 def _csv_rows(path: Path, text: str) -> list[tuple[int, str, str]]:
@@ -48,5 +48,7 @@ def _csv_rows(path: Path, text: str) -> list[tuple[int, str, str]]:
         word = (row["concept"] or "").strip()
         if not word:
             raise ConfigError(path, f"line {reader.line_num} has no concept", "fill or delete the line")
+        if None in row:
+            raise ConfigError(path, f"line {reader.line_num} has too many columns", "quote a word that holds a comma")
         rows.append((reader.line_num, word, (row.get("category") or "").strip()))
     return rows

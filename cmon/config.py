@@ -1,76 +1,30 @@
 """The study's TOML file as checked, frozen models; each field is one parameter of the method."""
 
-import os
-import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationError,
-    ValidationInfo,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
-from cmon.errors import ConfigError, listing, nearest, one_line
+from cmon.errors import ConfigError, listing, one_line
 from cmon.fingerprint import canonical_json
+from cmon.mistakes import NAME_PATTERN, PROMPT_PATTERN, as_config_error
+from cmon.paths import FilePath, Source, Weights
 
 FigureName = Literal["plane", "evolution", "categories", "trajectories", "top_units"]
 FIGURES: tuple[FigureName, ...] = get_args(FigureName)
 LARGEST_CONFIG_BYTES = 4 * 2**20
 
 
-def _path(value: object, info: ValidationInfo) -> object:
-    if not isinstance(value, str | Path):
-        return value
-    if not str(value):
-        raise ValueError("is empty")
-    folder = (info.context or {}).get("folder", Path())
-    return Path(os.path.normpath(folder / Path(_expanded(str(value))).expanduser()))
+def _threshold(value: object) -> object:
+    if isinstance(value, str) and value.startswith("fdr"):
+        raise ValueError('a false discovery rate is not there yet: must be a number or "none" today')
+    return value
 
 
-def _expanded(text: str) -> str:
-    """Replace $NAME and ${NAME} by the environment's values; an unset one is an error."""
-
-    def value(match: re.Match[str]) -> str:
-        name = match[1] or match[2]
-        if name not in os.environ:
-            raise ValueError(f"the environment variable {name} is not set")
-        return os.environ[name]
-
-    return re.sub(r"\$(?:(\w+)|\{(\w+)\})", value, text)
-
-
-def _source(value: object, info: ValidationInfo) -> object:
-    """Resolve the path within `file.py:function` and `local-dir:folder`; other names stay as they are."""
-    if not isinstance(value, str):
-        return value
-    value = _expanded(value)
-    if value.startswith("local-dir:"):
-        return f"local-dir:{_path(value.removeprefix('local-dir:'), info)}"
-    file, _, function = value.rpartition(":")
-    return f"{_path(file, info)}:{function}" if file.endswith(".py") else value
-
-
-def _weights(value: object, info: ValidationInfo) -> object:
-    """Resolve a file of weights; a value that names no file and does not look like one is a tag."""
-    if not isinstance(value, str):
-        return value
-    path = _path(value, info)
-    looks_like_file = "/" in value or value.endswith((".pt", ".pth", ".bin", ".safetensors"))
-    return str(path) if looks_like_file or (isinstance(path, Path) and path.is_file()) else value
-
-
-FilePath = Annotated[Path, BeforeValidator(_path)]
-Source = Annotated[str, BeforeValidator(_source)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+=-]*$", max_length=100)]
-Threshold = Annotated[float, Field(allow_inf_nan=False)] | Literal["none"]
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=100)]
+Threshold = Annotated[Annotated[float, Field(allow_inf_nan=False)] | Literal["none"], BeforeValidator(_threshold)]
 
 
 class Section(BaseModel):
@@ -99,7 +53,20 @@ class Concepts(Section):
     """The words that units may be given; without a file: a Broden probe's labels, or the features' own list."""
 
     file: FilePath | None = Field(None, description=".csv with columns concept and category, or .txt, a word a line")
-    prompt: str = Field("{}", pattern=r"\{\}", description="what the text encoder reads, {} being the word")
+    prompt: str = Field("{}", pattern=PROMPT_PATTERN, description="what the text encoder reads, {} being the word")
+
+
+class ClipPreprocess(Section):
+    """What to change of open_clip's own preprocessing; what is left out stays the model's."""
+
+    mean: list[float] | None = Field(None, min_length=3, max_length=3)
+    std: list[float] | None = Field(None, min_length=3, max_length=3)
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    resize_mode: Literal["shortest", "longest", "squash"] | None = None
+
+    def stated(self) -> dict[str, Any]:
+        """Dump what is stated."""
+        return self.model_dump(mode="json", exclude_none=True)
 
 
 class OpenClip(Section):
@@ -107,10 +74,8 @@ class OpenClip(Section):
 
     kind: Literal["open_clip"]
     model: Source = Field(description="a name that open_clip knows, or local-dir:FOLDER with open_clip_config.json")
-    pretrained: Annotated[str | None, BeforeValidator(_weights)] = Field(
-        None, description="a tag, or a local file of weights"
-    )
-    preprocess: dict[str, Any] = Field({}, description="open_clip's mean, std, interpolation, resize_mode to override")
+    pretrained: Weights | None = Field(None, description="a tag, or a local file of weights")
+    preprocess: ClipPreprocess = ClipPreprocess()
     download: bool = Field(False, description="may a tag's weights be fetched from the internet")
     batch_size: int = Field(128, ge=1, description="images at a time; does not change results")
 
@@ -138,6 +103,8 @@ class Preprocess(Section):
     def _divides(self) -> "Preprocess":
         if min(self.std) <= 0:
             raise ValueError("std must be positive")
+        if self.resize is not None and self.crop is not None and self.crop > self.resize:
+            raise ValueError(f"a crop of {self.crop} does not fit into a shorter side of {self.resize}")
         return self
 
     def geometry(self) -> dict[str, Any]:
@@ -161,9 +128,9 @@ class Run(Section):
     @model_validator(mode="after")
     def _is_json(self) -> "Run":
         try:
-            canonical_json(self.model_dump(mode="json")["model_args"])
-        except ValueError as error:
-            raise ValueError(f"model_args: {error}") from error
+            canonical_json(self.model_args)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"model_args must be plain numbers, texts, lists and tables: {error}") from error
         return self
 
 
@@ -208,8 +175,13 @@ class OtherDetector(Section):
     model_config = ConfigDict(extra="allow")
 
     kind: str
-    name: Name
+    name: Name = Field(description="its files lie under this name; its kind where it has none")
     tau: Threshold = "none"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_named_after_its_kind(cls, table: Any) -> Any:
+        return {"name": table["kind"], **table} if isinstance(table, dict) and "kind" in table else table
 
 
 def _detector_tag(table: Any) -> str:
@@ -269,14 +241,29 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "Study":
-        for kind, names in (
-            ("run", [r.name for r in self.run]),
-            ("detector", [d.name for d in self.detector]),
-        ):
+        for kind, names in (("run", [r.name for r in self.run]), ("detector", [d.name for d in self.detector])):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"two [[{kind}]] tables share the name {listing(twice)}")
         return self
+
+
+# All tables, for the message on an unknown key.
+SECTIONS: Mapping[str, type[Section]] = {
+    "": Study,
+    "probe": Probe,
+    "concepts": Concepts,
+    "encoder.open_clip": OpenClip,
+    "encoder.open_clip.preprocess": ClipPreprocess,
+    "encoder.features": Features,
+    "run": Run,
+    "run.preprocess": Preprocess,
+    "activations": Activations,
+    "detector.clip_dissect": ClipDissect,
+    "detector.other": OtherDetector,
+    "embed": Embed,
+    "report": Report,
+}
 
 
 def read_config(path: Path) -> Study:
@@ -300,59 +287,9 @@ def read_config(path: Path) -> Study:
     try:
         return Study.model_validate(table, context={"folder": path.resolve().parent})
     except ValidationError as error:
-        raise _as_config_error(path, error, table) from error
+        raise as_config_error(path, error, table, SECTIONS) from error
 
 
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of the config, for editors."""
     return Study.model_json_schema()
-
-
-def _as_config_error(path: Path, error: ValidationError, table: dict[str, Any]) -> ConfigError:
-    """Say the first mistake in one line: `file: key: what`, with the nearest allowed key or value."""
-    first, count = error.errors()[0], error.error_count()
-    where = _dotted(first["loc"], table, first["type"] == "missing")
-    hint = f"{count - 1} more to mend after it" if count > 1 else "`cmon schema` describes every key"
-    if first["type"] == "extra_forbidden":
-        allowed = _allowed(first["loc"])
-        close = nearest(str(first["loc"][-1]), allowed)
-        what = "unknown key" + (f"; did you mean {close[0]}?" if close else f"; allowed: {listing(allowed, 30)}")
-    elif first["type"] == "missing":
-        what = "is missing"
-    elif first["type"] == "value_error":
-        what = str(first["ctx"]["error"])
-    else:
-        shown = "" if isinstance(first["input"], dict | list) else f", not {one_line(repr(first['input']), 80)}"
-        what = first["msg"][0].lower() + first["msg"][1:] + shown
-    return ConfigError(f"{path}: {where}" if where else path, one_line(what), hint)
-
-
-def _dotted(location: tuple[int | str, ...], table: dict[str, Any], missing: bool) -> str:
-    """Write a pydantic location as the user would: run[1].layers, without the names of union members."""
-    parts: str = ""
-    value: Any = table
-    for step in location:
-        if isinstance(step, int):
-            parts += f"[{step + 1}]"
-            value = value[step] if isinstance(value, list) and step < len(value) else {}
-        elif isinstance(value, dict) and (step in value or (missing and step == location[-1])):
-            parts += f".{one_line(step, 80)}" if parts else one_line(step, 80)
-            value = value.get(step, {})
-    return parts
-
-
-def _allowed(location: tuple[int | str, ...]) -> list[str]:
-    """List the keys of the section that holds an unknown one."""
-    kinds: dict[str, type[Section]] = {
-        "probe": Probe,
-        "concepts": Concepts,
-        "run": Run,
-        "activations": Activations,
-        "embed": Embed,
-    }
-    kinds |= {"report": Report, "detector": ClipDissect}
-    kinds["encoder"] = Features if "features" in location else OpenClip
-    if len(location) == 1:
-        return list(Study.model_fields)
-    section: type[Section] = Preprocess if "preprocess" in location[1:-1] else kinds[str(location[0])]
-    return list(section.model_fields)

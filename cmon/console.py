@@ -1,10 +1,17 @@
-"""How far a stage is, on stderr: a bar on a terminal, else one flushed line per unit of work or per 30 seconds."""
+"""What passes between a command and its terminal: how far a stage is, and the signals that end it.
 
+Progress goes to stderr: a bar on a terminal, else one flushed line per unit of work or per 30 seconds.
+"""
+
+import signal
 import sys
 import time
+from types import FrameType
 from typing import Any
 
 LINE_EVERY_S = 30.0
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 75}
+ASK_AGAIN_S = 0.01
 
 
 class Quiet:
@@ -104,3 +111,41 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class Stopped(BaseException):
+    """A signal asked for the end: not an error, so that no handler of errors takes it for one."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        """Return what the process is to end with."""
+        return EXIT_CODES[signal.Signals(self.number)]
+
+
+def stop_on_signals() -> None:
+    """Raise Stopped in the main thread at SIGINT, SIGTERM and SIGUSR1; those that are ignored stay so."""
+    for number in EXIT_CODES:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup, and a script's &, leave them
+            signal.signal(number, _stop)
+    sys.unraisablehook = _ask_again
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    raise Stopped(number)
+
+
+def _ask_again(swallowed: "sys.UnraisableHookArgs") -> None:
+    """Raise Stopped once more where Python has swallowed it, as it does what a weak reference's callback raises.
+
+    While HDF5 is at work h5py has so many of these that every fifth signal would be lost.
+    """
+    stopped = swallowed.exc_value
+    if not isinstance(stopped, Stopped):
+        sys.__unraisablehook__(swallowed)
+        return
+    number = stopped.number
+    signal.signal(signal.SIGALRM, lambda *_: _stop(number, None))
+    signal.setitimer(signal.ITIMER_REAL, ASK_AGAIN_S)

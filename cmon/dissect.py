@@ -5,7 +5,7 @@ import numpy as np
 from cmon.config import Detector as DetectorTable
 from cmon.detectors import detector_from
 from cmon.detectors.base import Detector, label_layer
-from cmon.errors import CheckpointError, CmonError, StaleInputError, StoreError
+from cmon.errors import CheckpointError, ConfigError, DetectorError, StaleInputError, StoreError
 from cmon.recipes import Plan, Unit
 from cmon.records import CheckpointLabels, Evidence, LayerLabels
 from cmon.stores import read_activations, read_evidence, write_labels
@@ -19,10 +19,11 @@ LOW_PERPLEXITY_SHARE = 0.25
 def dissect_checkpoints(plan: Plan, options: Options, progress: Progress) -> Outcome:
     """Label the units of all selected checkpoints under every detector, where the labels are not current.
 
-    Activations that are missing or stale are noted in the outcome, and the other checkpoints are labelled.
+    Activations that are missing, stale or damaged are noted in the outcome, and the other checkpoints are labelled.
 
     Raises:
         StaleInputError: where the evidence is missing or stale.
+        StoreError: where the evidence is damaged.
     """
     outcome = Outcome()
     units = plan.select(options.runs, options.checkpoints)
@@ -33,18 +34,41 @@ def dissect_checkpoints(plan: Plan, options: Options, progress: Progress) -> Out
         if not todo or options.dry_run:
             continue
         evidence = evidence or read_evidence(plan.evidence.path)
-        low: dict[tuple[str, str], list[LayerLabels]] = {}
-        progress.begin(f"dissect {table.name}", len(todo))
-        for unit, target in todo:
-            labels = _label(plan, table, unit, target, evidence)
-            for layer in labels.layers:
-                if is_low(layer):
-                    low.setdefault((unit.run.name, layer.name), []).append(layer)
-            outcome.made.append(f"similarity {table.name} {unit.name}")
-            progress.advance(1, unit.name)
-        progress.end()
-        outcome.warnings += [_low_prior(table.name, *place, layers) for place, layers in low.items()]
+        try:
+            _label_all(plan, table, todo, evidence, progress, outcome)
+        except StoreError as error:  # a full or read-only disk: the next file would fare no better
+            outcome.failed.append((table.name, error))
+            break
     return outcome
+
+
+def _label_all(
+    plan: Plan,
+    table: DetectorTable,
+    todo: list[tuple[Unit, Target]],
+    evidence: Evidence,
+    progress: Progress,
+    outcome: Outcome,
+) -> None:
+    """Label checkpoints under one detector; one whose activations are damaged or do not do is noted as failed."""
+    low: dict[tuple[str, str], list[LayerLabels]] = {}
+    progress.begin(f"dissect {table.name}", len(todo))
+    for unit, target in todo:
+        watch = Stopwatch()
+        try:
+            labels = _label(plan, table, unit, evidence)
+        except (DetectorError, StoreError) as error:
+            outcome.failed.append((unit.name, error))
+            progress.advance(1, f"{unit.name} failed")
+            continue
+        write_labels(target.path, target.recipe, provenance(watch), labels)
+        for layer in labels.layers:
+            if is_low(layer):
+                low.setdefault((unit.run.name, layer.name), []).append(layer)
+        outcome.made.append(f"similarity {table.name} {unit.name}")
+        progress.advance(1, unit.name)
+    progress.end()
+    outcome.warnings += [_low_prior(table.name, *place, layers) for place, layers in low.items()]
 
 
 def is_low(layer: LayerLabels) -> bool:
@@ -66,7 +90,7 @@ def _stale(
             return None
         if not options.dry_run:
             plan.activations(unit).require("activations", plan.workspace.root)
-    except (StaleInputError, CheckpointError) as error:
+    except (StaleInputError, CheckpointError, ConfigError, StoreError) as error:
         outcome.failed.append((unit.name, error))
         return None
     if not state.current and state.status != "missing":
@@ -75,8 +99,8 @@ def _stale(
     return unit, target
 
 
-def _label(plan: Plan, table: DetectorTable, unit: Unit, target: Target, evidence: Evidence) -> CheckpointLabels:
-    watch, source = Stopwatch(), plan.activations(unit).path
+def _label(plan: Plan, table: DetectorTable, unit: Unit, evidence: Evidence) -> CheckpointLabels:
+    source = plan.workspace.activations(unit.run.name, unit.checkpoint.name)
     recorded = read_activations(source, plan.study.activations.pooling)
     if recorded.image_ids != evidence.image_ids:
         where = shown(source, plan.workspace.root)
@@ -85,11 +109,9 @@ def _label(plan: Plan, table: DetectorTable, unit: Unit, target: Target, evidenc
     tau = None if table.tau == "none" else float(table.tau)
     try:
         layers = tuple(label_layer(detector, layer, evidence, tau) for layer in recorded.layers)
-    except CmonError as error:
-        raise type(error)(f"{unit.name}: {error.where}", error.what, error.hint) from error
-    labels = CheckpointLabels(evidence.concepts, evidence.image_ids, layers, recorded.step, detector.score_unit)
-    write_labels(target.path, target.recipe, provenance(watch), labels)
-    return labels
+    except DetectorError as error:
+        raise DetectorError(f"{unit.name}: {error.where}", error.what, error.hint) from error
+    return CheckpointLabels(evidence.concepts, evidence.image_ids, layers, recorded.step, detector.score_unit)
 
 
 def _low_prior(detector: str, run: str, layer: str, layers: list[LayerLabels]) -> str:

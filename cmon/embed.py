@@ -7,9 +7,9 @@ from cmon.config import Detector as DetectorTable
 from cmon.config import Embed
 from cmon.embedding import distance_to_anchors, unified_embedding
 from cmon.encoders import open_encoder
-from cmon.errors import CheckpointError, CmonError, StaleInputError, listing
+from cmon.errors import CmonError, StaleInputError, listing
 from cmon.projections import Pca, Umap, place
-from cmon.recipes import Plan, Unit
+from cmon.recipes import Plan
 from cmon.recording import pick_device
 from cmon.records import (
     Anchors,
@@ -56,18 +56,10 @@ def embed_study(plan: Plan, options: Options, progress: Progress) -> Outcome:
 
 def _require_all(plan: Plan, table: DetectorTable) -> None:
     """Raise one StaleInputError that names every checkpoint without current labels."""
-    lacking: list[tuple[Unit, str]] = []
-    for unit in plan.units:
-        try:
-            state = plan.similarity(table, unit).state()
-            if not state.current:
-                lacking.append((unit, str(state)))
-        except CheckpointError as error:
-            lacking.append((unit, error.what))
+    states = [(unit, plan.similarity(table, unit).state()) for unit in plan.units]
+    lacking = [f"{unit.name} ({state})" for unit, state in states if not state.current]
     if lacking:
-        what = f"{len(lacking)} of {len(plan.units)} checkpoints have no current labels: " + listing(
-            [f"{unit.name} ({reason})" for unit, reason in lacking], 4
-        )
+        what = f"{len(lacking)} of {len(plan.units)} checkpoints have no current labels: {listing(lacking, 4)}"
         raise StaleInputError(f"similarity/{table.name}", what, "run cmon dissect, or leave them out of the config")
 
 

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-import os
 import time
+import uuid
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,7 +23,7 @@ def canonical_json(value: Json) -> str:
 
 def fingerprint(recipe: Json) -> str:
     """Return the sha256 (64 hex digits) of a recipe's canonical JSON."""
-    return hashlib.sha256(canonical_json(recipe).encode()).hexdigest()
+    return hashlib.sha256(canonical_json(recipe).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def bytes_sha256(data: bytes) -> str:
@@ -45,7 +46,8 @@ def named_fingerprint(hashes: Iterable[tuple[str, str]]) -> str:
 def changes(old: Json, new: Json, path: str = "") -> list[str]:
     """Name the keys, dotted, at which two recipes differ, in the new one's order."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
-        return [] if old == new else [path or "everything"]
+        # As JSON, in which 1, 1.0 and true differ, and a tuple and a list do not.
+        return [] if canonical_json(old) == canonical_json(new) else [path or "everything"]
     found: list[str] = []
     for key in [*new, *(key for key in old if key not in new)]:
         where = f"{path}.{key}" if path else key
@@ -65,7 +67,7 @@ class HashMemory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._known: dict[str, list[Any]] | None = None  # read when first asked for
+        self._known: dict[str, Any] | None = None  # read when first asked for
         self._changed = False
 
     def sha256(self, path: Path) -> str:
@@ -76,7 +78,7 @@ class HashMemory:
         """Return compute(path), which may depend on the file's bytes and on `what` alone, from memory if current."""
         key, now = f"{what}:{path.resolve()}", _state(path)
         known = self._load().get(key)
-        if known is not None and known[:-1] == now:
+        if isinstance(known, list) and known[:-1] == now:
             return str(known[-1])
         value = compute(path)
         if _state(path) == now and time.time() - max(now[1], now[2]) / 1e9 > RACY_S:
@@ -85,26 +87,32 @@ class HashMemory:
         return value
 
     def save(self) -> None:
-        """Write the memory if it has grown; a folder that cannot be written only costs hashing again."""
+        """Write the memory, with what others wrote since; a folder that cannot be written only costs hashing again."""
         if not self._changed:
             return
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        known = {**self._read(), **self._load()}
+        temporary = self.path.with_name(f".{uuid.uuid4().hex}.tmp")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(self._known))
+            temporary.write_text(json.dumps({"files": known, "fingerprint": fingerprint(known)}), encoding="utf-8")
             temporary.replace(self.path)
         except OSError:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
         self._changed = False
 
-    def _load(self) -> dict[str, list[Any]]:
+    def _load(self) -> dict[str, Any]:
         if self._known is None:
-            try:
-                known = json.loads(self.path.read_text())
-            except (OSError, ValueError):
-                known = {}
-            self._known = known if isinstance(known, dict) else {}
+            self._known = self._read()
         return self._known
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            table = json.loads(self.path.read_text(encoding="utf-8"))
+            known: dict[str, Any] = table["files"]
+            return known if fingerprint(known) == table["fingerprint"] else {}
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            return {}
 
 
 def _state(path: Path) -> list[int]:

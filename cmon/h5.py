@@ -20,6 +20,9 @@ FORMAT_VERSION = 1
 # The file format of HDF5 1.10, which every current reader knows and which checksums its own metadata.
 LIBRARY_VERSIONS = ("v110", "v110")
 CHUNK_BYTES = 64 * 2**20
+# A string of fixed length is padded with NUL, so that its own are written as the two bytes that Java writes for them,
+# which UTF-8 never has. Surrogates stand for the bytes of a file's name that is not UTF-8.
+NUL = b"\xc0\x80"
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -95,7 +98,7 @@ def open_file(path: Path, kind: str) -> Iterator[h5py.File]:
             yield file
     except FileNotFoundError:
         raise
-    except (OSError, KeyError, ValueError, RuntimeError, TypeError, UnicodeDecodeError) as error:
+    except (OSError, LookupError, ValueError, RuntimeError, TypeError, AttributeError) as error:
         raise StoreError(path, f"is damaged: {one_line(error)}", "delete it and run the stage again") from error
 
 
@@ -107,7 +110,7 @@ def read_header(path: Path, kind: str) -> Header | None:
     """
     try:
         with open_file(path, kind) as file:
-            if file.attrs["format_version"] < FORMAT_VERSION:
+            if _format_version(file) < FORMAT_VERSION:
                 return None
             recipe = read_json(file, "recipe")
             stated = read_attribute(file, "fingerprint")
@@ -123,14 +126,14 @@ def write_attribute(group: h5py.Group, name: str, text: str) -> None:
 
     A single flipped bit there sends HDF5 2.0 into an endless loop.
     """
-    encoded = text.encode()
+    encoded = _encoded(text)
     group.attrs.create(name, np.array(encoded, dtype=h5py.string_dtype("utf-8", max(1, len(encoded)))))
 
 
 def read_attribute(group: h5py.Group, name: str) -> str:
     """Read what write_attribute wrote; "" where it is missing or is no text."""
     value = group.attrs.get(name, b"")
-    return bytes(value).decode() if isinstance(value, bytes) else ""
+    return _decoded(value) if isinstance(value, bytes) else ""
 
 
 def write_array(group: h5py.Group, name: str, values: Array) -> None:
@@ -145,7 +148,7 @@ def write_array(group: h5py.Group, name: str, values: Array) -> None:
 
 def write_strings(group: h5py.Group, name: str, strings: tuple[str, ...]) -> None:
     """Write strings of one fixed length in UTF-8, since checksums do not reach those of variable length."""
-    encoded = [string.encode("utf-8", "surrogateescape") for string in strings]
+    encoded = [_encoded(string) for string in strings]
     length = max([1, *map(len, encoded)])
     values = np.array(encoded, dtype=h5py.string_dtype("utf-8", length))
     write_array(group, name, values)
@@ -155,7 +158,7 @@ def read_strings(group: h5py.Group, name: str) -> tuple[str, ...]:
     """Read what write_strings wrote."""
     if group[name].size == 0:
         return ()
-    return tuple(value.decode("utf-8", "surrogateescape") for value in group[name][:].tolist())
+    return tuple(_decoded(value) for value in group[name][:].tolist())
 
 
 def write_json(group: h5py.Group, name: str, value: Json) -> None:
@@ -169,9 +172,24 @@ def read_json(group: h5py.Group, name: str) -> Json:
     return value
 
 
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass").replace(b"\0", NUL)
+
+
+def _decoded(data: bytes) -> str:
+    return data.replace(NUL, b"\0").decode("utf-8", "surrogatepass")
+
+
 def _check(path: Path, file: h5py.File, kind: str) -> None:
     """Raise where an open file is not ours, of another kind, or from a newer cmon."""
     if (read_attribute(file, "format"), read_attribute(file, "kind")) != ("cmon", kind):
         raise StoreError(path, f"is not a cmon file of kind {kind}", "move it away, and run the stage again")
-    if file.attrs["format_version"] > FORMAT_VERSION:
-        raise StoreError(path, f"has format {file.attrs['format_version']}, newer than this cmon", "upgrade cmon")
+    if _format_version(file) > FORMAT_VERSION:
+        raise StoreError(path, f"has format {_format_version(file)}, newer than this cmon", "upgrade cmon")
+
+
+def _format_version(file: h5py.File) -> int:
+    version = file.attrs["format_version"]
+    if not isinstance(version, np.integer):
+        raise ValueError("its format version is no number")
+    return int(version)

@@ -1,7 +1,8 @@
 """The probe's decoded images, one file for each geometry, so that no image is decoded once per checkpoint.
 
-A cache, not a result: `<key>.bin` holds (I, h, w, 3) uint8, `<key>.json` the shape, the images' names and a CRC-32
-for every BLOCK of them. The key is the fingerprint of probe and geometry. Both may be deleted at any time.
+A cache, not a result: `<key>.bin` holds (I, h, w, 3) uint8, `<key>.json` the shape, the images' names, a CRC-32 for
+every BLOCK of them, and its own fingerprint. The key is the fingerprint of probe and geometry. Both may be deleted at
+any time.
 """
 
 import json
@@ -53,13 +54,16 @@ class PixelCache:
     def blocks(self) -> Iterator[Pixels]:
         """Yield (n, h, w, 3) blocks in order; a flipped byte is a StoreError."""
         images, *image_shape = self.index.shape
-        with self.path.open("rb") as file:
-            for number, checksum in enumerate(self.index.checksums):
-                count = min(BLOCK, images - number * BLOCK)
-                data = bytearray(count * int(np.prod(image_shape)))
-                if file.readinto(data) != len(data) or zlib.crc32(data) != checksum:
-                    raise StoreError(self.path, "is damaged: a checksum does not match", "delete it and run again")
-                yield np.frombuffer(data, dtype=np.uint8).reshape(count, *image_shape)
+        try:
+            with self.path.open("rb") as file:
+                for number, checksum in enumerate(self.index.checksums):
+                    count = min(BLOCK, images - number * BLOCK)
+                    data = bytearray(count * int(np.prod(image_shape)))
+                    if file.readinto(data) != len(data) or zlib.crc32(data) != checksum:
+                        raise StoreError(self.path, "is damaged: a checksum does not match", "delete it and run again")
+                    yield np.frombuffer(data, dtype=np.uint8).reshape(count, *image_shape)
+        except OSError as error:
+            raise StoreError(self.path, f"cannot be read: {error.strerror or one_line(error)}", "run again") from error
 
 
 def find(folder: Path, recipe: Recipe) -> PixelCache | None:
@@ -67,9 +71,12 @@ def find(folder: Path, recipe: Recipe) -> PixelCache | None:
     path = _place(folder, recipe)
     try:
         table = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        stated = table.pop("fingerprint")
+        if fingerprint(table) != stated:
+            return None
         index = Index(**{key: tuple(values) for key, values in table.items()})
-        whole = path.stat().st_size == int(np.prod(index.shape)) and len(index.ids) == index.shape[0]
-    except (OSError, ValueError, TypeError, AttributeError):
+        whole = path.stat().st_size == int(np.prod(index.shape))
+    except (OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError):
         return None
     return PixelCache(path, index) if whole else None
 
@@ -103,7 +110,8 @@ def build(
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        write_whole(path.with_suffix(".json"), json.dumps(asdict(index)).encode())
+        table = asdict(index)
+        write_whole(path.with_suffix(".json"), json.dumps({**table, "fingerprint": fingerprint(table)}).encode())
     except OSError as error:
         hint = "make room, or set a workspace that you can write"
         raise StoreError(path, f"cannot be written: {error.strerror or one_line(error)}", hint) from error

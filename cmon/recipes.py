@@ -54,7 +54,7 @@ class Plan:
     @cached_property
     def units(self) -> tuple[Unit, ...]:
         """All checkpoints of all runs, in the config's order, then by name."""
-        return tuple(Unit(run, checkpoint) for run in self.study.run for checkpoint in discover(run))
+        return tuple(unit for run in self.study.run for unit in _units(run))
 
     @cached_property
     def probe(self) -> Probe:
@@ -163,15 +163,29 @@ class Plan:
             ConfigError: for a name that the study does not have.
         """
         _check_known("--run", runs, [run.name for run in self.study.run])
-        units = [unit for unit in self.units if not runs or unit.run.name in runs]
+        # Another run may have no checkpoints yet.
+        units = [unit for run in self.study.run if not runs or run.name in runs for unit in _units(run)]
         _check_known("--checkpoint", checkpoints, [unit.checkpoint.name for unit in units])
         return tuple(unit for unit in units if not checkpoints or unit.checkpoint.name in checkpoints)
 
 
 def plan_study(study: Study) -> Plan:
-    """Return the plan of a config."""
+    """Return the plan of a config.
+
+    Raises:
+        ConfigError: for what would only show after hours of work: a detector's parameters, a workspace in the probe.
+    """
+    for detector in study.detector:
+        detector_from(detector)
+    if study.probe.kind == "images" and study.workspace.resolve().is_relative_to(study.probe.path.resolve()):
+        what = f"{study.workspace} lies in the probe's folder, so that its pictures would become images of the probe"
+        raise ConfigError("workspace", what, "set a folder outside of probe.path")
     workspace = Workspace(study.workspace)
     return Plan(study, workspace, workspace.memory())
+
+
+def _units(run: Run) -> list[Unit]:
+    return [Unit(run, checkpoint) for checkpoint in discover(run)]
 
 
 def _check_known(option: str, names: Sequence[str], known: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from cmon.config import Detector as DetectorTable
 from cmon.detectors import detector_from
-from cmon.errors import ConfigError, StoreError, listing
+from cmon.errors import ConfigError, listing
 from cmon.fingerprint import changes, fingerprint
 from cmon.h5 import write_whole
 from cmon.page import Picture, Section, render
@@ -21,7 +21,7 @@ from cmon.records import Pixels, Study, View
 from cmon.stores import read_study
 from cmon.tables import csv_bytes, layers_table, units_table
 from cmon.work import Options, Outcome, Progress, Stopwatch, provenance
-from cmon.workspace import State, shown
+from cmon.workspace import State
 
 THUMBNAIL_PIXELS = 96
 MANIFEST = "manifest.json"
@@ -67,7 +67,7 @@ def report_state(plan: Plan) -> State:
     folder = plan.workspace.report
     manifest = _manifest(folder)
     if not manifest:
-        return State("missing")
+        return State("damaged", f"{MANIFEST} is damaged") if (folder / MANIFEST).exists() else State("missing")
     if manifest["fingerprint"] != fingerprint(plan.report):
         return State("stale", f"changed: {listing(changes(manifest['recipe'], plan.report), 4)}")
     lost = [name for name, size in manifest["files"].items() if _size(folder / name) != size]
@@ -221,13 +221,14 @@ def _put(plan: Plan, name: str, data: bytes, written: dict[str, int]) -> None:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
+    """Read what the report was made by, and its files; {} where there is no manifest, or a damaged one."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (OSError, ValueError):
         return {}
-    except (OSError, ValueError) as error:
-        raise StoreError(shown(folder / MANIFEST, folder.parent), "is damaged", "delete it and run again") from error
-    return manifest if isinstance(manifest, dict) and {"fingerprint", "recipe", "files"} <= set(manifest) else {}
+    kinds = {"fingerprint": str, "recipe": dict, "files": dict}
+    whole = isinstance(manifest, dict) and all(isinstance(manifest.get(key), kind) for key, kind in kinds.items())
+    return manifest if whole else {}
 
 
 def _size(path: Path) -> int:

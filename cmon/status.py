@@ -1,12 +1,14 @@
 """What is there of a study and what is not, from the files alone."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
-from cmon.errors import CheckpointError
-from cmon.recipes import Plan, Unit
+from cmon.errors import CmonError, one_line
+from cmon.recipes import Plan
 from cmon.report import report_state
-from cmon.workspace import State, shown
+from cmon.workspace import State, Target, shown
 
 
 @dataclass(frozen=True)
@@ -18,30 +20,31 @@ class FileState:
 
 
 def file_states(plan: Plan) -> Iterator[FileState]:
-    """Yield the state of every file that the study should have, in the order of the stages."""
-    root = plan.workspace.root
-    yield FileState(shown(plan.evidence.path, root), plan.evidence.state())
+    """Yield the state of every file that the study should have, in the order of the stages.
+
+    Raises:
+        CmonError: where the probe, the concepts or the encoder cannot be read, on which all files rest.
+    """
+    places, tables, evidence = plan.workspace, plan.study.detector, plan.evidence
+    yield _file(plan, places.evidence, lambda: evidence)
     for unit in plan.units:
-        yield FileState(shown(plan.workspace.activations(*_place(unit)), root), _activations(plan, unit))
-    for table in plan.study.detector:
+        path = places.activations(unit.run.name, unit.checkpoint.name)
+        yield _file(plan, path, partial(plan.activations, unit))
+    for table in tables:
         for unit in plan.units:
-            path = plan.workspace.similarity(table.name, *_place(unit))
-            usable = _activations(plan, unit).status != "damaged"
-            state = plan.similarity(table, unit).state() if usable else State("stale", "no activations")
-            yield FileState(shown(path, root), state)
-    for table in plan.study.detector:
-        target = plan.embedding(table)
-        yield FileState(shown(target.path, root), target.state())
-    yield FileState(shown(plan.workspace.report / "index.html", root), report_state(plan))
-    plan.memory.save()
+            path = places.similarity(table.name, unit.run.name, unit.checkpoint.name)
+            yield _file(plan, path, partial(plan.similarity, table, unit))
+    for table in tables:
+        yield _file(plan, places.embedding(table.name), partial(plan.embedding, table))
+    yield _file(plan, places.report / "index.html", partial(report_state, plan))
 
 
-def _place(unit: Unit) -> tuple[str, str]:
-    return unit.run.name, unit.checkpoint.name
-
-
-def _activations(plan: Plan, unit: Unit) -> State:
+def _file(plan: Plan, path: Path, find: Callable[[], Target | State]) -> FileState:
+    """Give a file's state; where its inputs cannot be read, such as a checkpoint that is gone, this is the reason."""
+    name = shown(path, plan.workspace.root)
     try:
-        return plan.activations(unit).state()
-    except CheckpointError as error:
-        return State("damaged", error.what)
+        found = find()
+        return FileState(name, found.state() if isinstance(found, Target) else found)
+    except CmonError as error:
+        reason = one_line(f"{shown(Path(error.where), plan.workspace.root)}: {error.what}")
+        return FileState(name, State("stale" if path.exists() else "missing", reason))

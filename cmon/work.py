@@ -84,7 +84,8 @@ class Stopwatch:
 
 def provenance(watch: Stopwatch, device: str = "cpu") -> Json:
     """Return what is worth knowing of a file's making, and never hashed."""
-    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak_mib = peak / 2**20 if sys.platform == "darwin" else peak / 1024  # bytes there, KiB elsewhere
     return {
         "cmon": __version__,
         "python": platform.python_version(),
@@ -96,7 +97,7 @@ def provenance(watch: Stopwatch, device: str = "cpu") -> Json:
         "device": device,
         "made_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "elapsed_s": round(watch.elapsed_s, 3),
-        "peak_memory_mib": round(peak_kib / 1024),
+        "peak_memory_mib": round(peak_mib),
     }
 
 

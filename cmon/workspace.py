@@ -1,12 +1,18 @@
 """Where every file of a study lies, and whether it is current, missing or stale, with the reason."""
 
+import time
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from cmon.errors import StaleInputError, StoreError, listing
 from cmon.fingerprint import HashMemory, Recipe, changes, fingerprint
 from cmon.h5 import read_header
+
+# A hidden file that nobody has written to for so long was left by a process that was killed.
+ABANDONED_S = 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -38,16 +44,22 @@ class Target:
     kind: str
     recipe: Recipe
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Return the fingerprint of the recipe."""
         return fingerprint(self.recipe)
 
     def state(self) -> State:
-        """Compare the file's own recipe with the one that is asked for."""
+        """Compare the file's own recipe with the one that is asked for.
+
+        Raises:
+            StoreError: where the file was made by a newer cmon, or is not ours: it must not be overwritten.
+        """
         try:
             header = read_header(self.path, self.kind)
         except StoreError as error:
+            if not error.what.startswith("is damaged"):
+                raise
             return State("damaged", error.what)
         if header is None:
             return State("stale", "older file format") if self.path.exists() else State("missing")
@@ -94,6 +106,13 @@ class Workspace:
     def pixels(self) -> Path:
         """Return the folder of decoded images, a cache that may be deleted at any time."""
         return self.root / "cache" / "pixels"
+
+    def sweep(self) -> None:
+        """Delete the temporary files that killed processes have left; the caches of images among them are large."""
+        for path in self.root.rglob(".*.tmp"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > ABANDONED_S:
+                    path.unlink()
 
     def memory(self) -> HashMemory:
         """Return the memory of file hashes."""

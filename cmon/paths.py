@@ -1,0 +1,63 @@
+"""The paths that a config names: $VARIABLES and ~ replaced, and relative ones started at the config's folder."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator, ValidationInfo
+
+WEIGHTS_ENDINGS = (".pt", ".pth", ".bin", ".safetensors")
+
+
+def _path(value: object, info: ValidationInfo) -> object:
+    if not isinstance(value, str | Path):
+        return value
+    if not str(value):
+        raise ValueError("is empty")
+    if "\0" in str(value):
+        raise ValueError("holds a NUL character")
+    folder = (info.context or {}).get("folder", Path())
+    try:
+        return Path(os.path.normpath(folder / Path(_expanded(str(value))).expanduser()))
+    except RuntimeError as error:
+        raise ValueError(f"nobody's home is known by {Path(str(value)).parts[0]}") from error
+
+
+def _expanded(text: str) -> str:
+    """Replace $NAME and ${NAME} by the environment's values; an unset one is an error."""
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        if name not in os.environ:
+            raise ValueError(f"the environment variable {name} is not set")
+        return os.environ[name]
+
+    return re.sub(r"\$(?:(\w+)|\{(\w+)\})", value, text)
+
+
+def _source(value: object, info: ValidationInfo) -> object:
+    """Resolve the path within `file.py:function` and `local-dir:folder`; other names stay as they are."""
+    if not isinstance(value, str):
+        return value
+    value = _expanded(value)
+    if value.startswith("local-dir:"):
+        return f"local-dir:{_path(value.removeprefix('local-dir:'), info)}"
+    file, _, function = value.rpartition(":")
+    return f"{_path(file, info)}:{function}" if file.endswith(".py") else value
+
+
+def _weights(value: object, info: ValidationInfo) -> object:
+    """Resolve a file of weights; a value that names no file and does not look like one is a tag."""
+    if not isinstance(value, str):
+        return value
+    path = _path(value, info)
+    looks_like_file = value.startswith(("~", "$")) or "/" in value or value.endswith(WEIGHTS_ENDINGS)
+    return str(path) if looks_like_file or (isinstance(path, Path) and path.is_file()) else value
+
+
+FilePath = Annotated[Path, BeforeValidator(_path)]
+# A name that may hold a path, such as file.py:function.
+Source = Annotated[str, BeforeValidator(_source)]
+# A tag, or a file of weights as an absolute path.
+Weights = Annotated[str, BeforeValidator(_weights)]
