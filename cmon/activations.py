@@ -11,20 +11,20 @@ from cmon import pixels
 from cmon.checkpoints import load_into, read_checkpoint
 from cmon.config import Preprocess, Run
 from cmon.encoders import open_encoder
-from cmon.errors import CheckpointError, CmonError, ConfigError, ModelError, ProbeError, StoreError, listing, one_line
+from cmon.errors import CheckpointError, CmonError, ConfigError, ProbeError, StoreError, listing
 from cmon.fingerprint import changes
 from cmon.models import build_model, select_layers
 from cmon.pixels import PixelCache
 from cmon.probes import crop
 from cmon.recipes import Plan, Unit
 from cmon.recording import Recorder, pick_device
-from cmon.records import CheckpointActivations, Evidence, LayerActivations, Pixels
+from cmon.records import CheckpointActivations, Evidence, Pixels
 from cmon.stores import write_activations, write_evidence
 from cmon.work import Options, Outcome, Progress, Stopwatch, provenance
 from cmon.workspace import Target
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 
 def record_activations(plan: Plan, options: Options, progress: Progress) -> Outcome:
@@ -102,7 +102,7 @@ def _record_run(
             load_into(model, weights, unit.checkpoint.path)
             _check_unchanged(plan, unit, target)
             model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-            recorded = _recorded(recorder, model, run, batches)
+            recorded = recorder(model, batches, len(cache.index.ids))
         except CheckpointError as error:
             outcome.failed.append((unit.name, _located(error, unit.checkpoint.path)))
             progress.advance(1, f"{unit.checkpoint.name} failed")
@@ -112,15 +112,6 @@ def _record_run(
         outcome.made.append(f"activations {unit.name}")
         progress.advance(1, unit.checkpoint.name)
     progress.end()
-
-
-def _recorded(recorder: Recorder, model: "nn.Module", run: Run, batches: "Batches") -> tuple[LayerActivations, ...]:
-    """Run the model over the probe; should its code read files in vain, or leave the program, that is a ModelError."""
-    try:
-        return recorder(model, batches, len(batches.cache.index.ids))
-    except (SystemExit, OSError, EOFError) as error:
-        what = f"fails in its forward pass: {type(error).__name__}: {one_line(error, 200)}"
-        raise ModelError(run.model, what, "mend the model's code") from error
 
 
 def _check_unchanged(plan: Plan, unit: Unit, target: Target) -> None:
@@ -192,7 +183,7 @@ def _make_evidence(plan: Plan, options: Options, progress: Progress, outcome: Ou
     if state.current and not options.force:
         outcome.current += 1
         return
-    if state.status != "missing":
+    if state.status not in ("missing", "current"):
         progress.line(f"evidence: {state}")
     outcome.made.append("evidence")
     if options.dry_run:

@@ -1,19 +1,15 @@
 """Stage 2: give every unit its concepts, by arithmetic on what stage 1 has stored."""
 
-import numpy as np
-
 from cmon.config import Detector as DetectorTable
 from cmon.detectors import detector_from
 from cmon.detectors.base import Detector, label_layer
-from cmon.errors import CheckpointError, ConfigError, DetectorError, StaleInputError, StoreError
+from cmon.errors import CheckpointError, ConfigError, DetectorError, StaleInputError, StoreError, listing
 from cmon.recipes import Plan, Unit
 from cmon.records import CheckpointLabels, Evidence, LayerLabels
+from cmon.statistics import is_low_prior
 from cmon.stores import read_activations, read_evidence, write_labels
 from cmon.work import Options, Outcome, Progress, Stopwatch, provenance
 from cmon.workspace import Target, shown
-
-# Below this share of a layer's units the prior is a few units' own likelihood rather than a mean over the layer.
-LOW_PERPLEXITY_SHARE = 0.25
 
 
 def dissect_checkpoints(plan: Plan, options: Options, progress: Progress) -> Outcome:
@@ -51,7 +47,7 @@ def _label_all(
     outcome: Outcome,
 ) -> None:
     """Label checkpoints under one detector; one whose activations are damaged or do not do is noted as failed."""
-    low: dict[tuple[str, str], list[LayerLabels]] = {}
+    low: dict[str, list[LayerLabels]] = {}
     progress.begin(f"dissect {table.name}", len(todo))
     for unit, target in todo:
         watch = Stopwatch()
@@ -62,19 +58,17 @@ def _label_all(
             progress.advance(1, f"{unit.name} failed")
             continue
         write_labels(target.path, target.recipe, provenance(watch), labels)
-        for layer in labels.layers:
-            if is_low(layer):
-                low.setdefault((unit.run.name, layer.name), []).append(layer)
+        low.setdefault(unit.run.name, []).extend(layer for layer in labels.layers if is_low(layer))
         outcome.made.append(f"similarity {table.name} {unit.name}")
         progress.advance(1, unit.name)
     progress.end()
-    outcome.warnings += [_low_prior(table.name, *place, layers) for place, layers in low.items()]
+    outcome.warnings += [_low_prior(table, run, layers) for run, layers in low.items() if layers]
 
 
 def is_low(layer: LayerLabels) -> bool:
-    """Tell whether a layer's prior is too concentrated for its scores to be trusted (METHOD: the prior's nature)."""
-    perplexity, units = layer.facts.get("prior_perplexity", np.inf), layer.facts.get("units", 0)
-    return layer.facts.get("lam", 0) > 0 and (perplexity < LOW_PERPLEXITY_SHARE * units or units == 1)
+    """Tell whether a layer's scores rest on a prior that is too concentrated to be trusted."""
+    facts = layer.facts
+    return facts.get("lam", 0) > 0 and is_low_prior(facts["prior_perplexity"], facts["units"])
 
 
 def _stale(
@@ -114,11 +108,14 @@ def _label(plan: Plan, table: DetectorTable, unit: Unit, evidence: Evidence) -> 
     return CheckpointLabels(evidence.concepts, evidence.image_ids, layers, recorded.step, detector.score_unit)
 
 
-def _low_prior(detector: str, run: str, layer: str, layers: list[LayerLabels]) -> str:
-    worst = min(layers, key=lambda labels: labels.facts["prior_perplexity"])
-    facts = worst.facts
+def _low_prior(detector: DetectorTable, run: str, low: list[LayerLabels]) -> str:
+    """Warn once of all layers and checkpoints of a run, with the worst one's numbers, and say what to try."""
+    worst = min(low, key=lambda layer: layer.facts["prior_perplexity"] / layer.facts["units"]).facts
+    layers = dict.fromkeys(layer.name for layer in low)
+    advice = "a smaller a_spread" if getattr(detector, "a", None) == "auto" else 'a = "auto"'
     return (
-        f"{detector} {run}/{layer}: the prior rests on {facts['prior_perplexity']:.1f} of {facts['units']:.0f} units "
-        f"at {len(layers)} checkpoints, so that a score says which unit is best and not what it shows "
-        f'(a x sd = {facts["a"] * facts["spread"]:.2f}, CLIP\'s is 0.30); try a = "auto", a smaller a_spread or lam'
+        f"{detector.name} {run}: the prior rests on as few as {worst['prior_perplexity']:.1f} of "
+        f"{worst['units']:.0f} units ({listing(layers, 4)}), so that a score says which unit is best for a word and "
+        f"not what a unit shows; a x sd(cosines) is {worst['a'] * worst['spread']:.2f}, with CLIP 0.30 at a = 10; "
+        f"try {advice}, or a smaller lam"
     )

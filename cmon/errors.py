@@ -56,6 +56,10 @@ class StoreError(CmonError):
     """A file of the workspace is damaged, foreign, or cannot be written."""
 
 
+# A user's model may raise anything, classes of its own among it, or leave the program: nothing narrower will do there.
+USER_CODE_ERRORS = (Exception, SystemExit)
+
+
 def nearest(name: str, allowed: Iterable[str], count: int = 1) -> list[str]:
     """Return the allowed names that look most like `name`, best first; may be empty."""
     return difflib.get_close_matches(name, list(allowed), n=count, cutoff=0.5)

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from cmon.errors import ConfigError, ModelError, listing, nearest, one_line
+from cmon.errors import USER_CODE_ERRORS, CmonError, ConfigError, ModelError, listing, nearest, one_line
 from cmon.fingerprint import Recipe, file_sha256
 from cmon.torchvision_import import torchvision
 
@@ -24,13 +24,6 @@ if TYPE_CHECKING:
 SOURCES_HINT = "write torchvision:NAME, timm:NAME, package.module:function or file.py:function"
 PRETRAINED = ("pretrained", "weights", "weights_backbone", "pretrained_backbone", "checkpoint_path")
 SHOWN_LAYERS = 30
-
-# A user's code may raise anything ordinary, or leave the program, while it is imported or run.
-USER_ERRORS = (
-    *(ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, ImportError, LookupError),
-    *(MemoryError, NameError, OSError, ReferenceError, RuntimeError, StopIteration, SyntaxError, SystemError),
-    *(SystemExit, TypeError, ValueError, Warning),
-)
 
 
 def model_recipe(source: str, arguments: dict[str, Any]) -> Recipe:
@@ -216,7 +209,9 @@ def _build_errors(source: str, what: str = "cannot be built") -> Iterator[None]:
     """Turn what a model's code raises into a ModelError of one line; ours pass."""
     try:
         yield
-    except USER_ERRORS as error:
+    except CmonError:
+        raise
+    except USER_CODE_ERRORS as error:
         reason = f"{type(error).__name__}: {one_line(error, 200)}".removesuffix(": ")
         hint = "check model_args" if isinstance(error, TypeError) else "mend the model's code or its model_args"
         raise ModelError(source, f"{what}: {reason}", hint) from error

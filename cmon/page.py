@@ -33,6 +33,7 @@ class Section:
         detector: its name.
         run: its name.
         caption: the settings in one line.
+        warning: what a reader should know before believing the scores; "" where nothing.
         pictures: the figures.
         layers: rows of the layer table at the first and the last step.
         folder: where units.csv and layers.csv lie, relative to the page.
@@ -41,6 +42,7 @@ class Section:
     detector: str
     run: str
     caption: str
+    warning: str
     pictures: list[Picture]
     layers: list[dict[str, Any]]
     folder: str

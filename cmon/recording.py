@@ -8,18 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from cmon.errors import CheckpointError, ModelError, listing
+from cmon.errors import USER_CODE_ERRORS, CheckpointError, CmonError, ModelError, listing
 from cmon.records import FloatArray, LayerActivations
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
-
-# What a model's own code may raise on images that it cannot take.
-FORWARD_ERRORS = (
-    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError, NameError),
-    *(RuntimeError, TypeError, ValueError),
-)
 
 
 @dataclass(frozen=True)
@@ -97,11 +91,13 @@ class Recorder:
         seen.begin(batch)
         try:
             model(batch.to(self.device, memory_format=torch.channels_last, non_blocking=True))
-        except FORWARD_ERRORS as error:
+        except CmonError:
+            raise  # a hook's own
+        except USER_CODE_ERRORS as error:
             hint = "look at the run's preprocess: does the model take images of this size?"
             if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error):
                 hint = "set a smaller activations.batch_size"
-            what = f"fails on images of shape {tuple(batch.shape[1:])}: {_first_line(error)}"
+            what = f"fails on images of shape {tuple(batch.shape[1:])}: {type(error).__name__}: {_first_line(error)}"
             raise ModelError("model", what, hint) from error
         idle = [name for name in self.layers if name not in seen.pooled]
         if idle:

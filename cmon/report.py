@@ -17,7 +17,8 @@ from cmon.fingerprint import changes, fingerprint
 from cmon.h5 import write_whole
 from cmon.page import Picture, Section, render
 from cmon.recipes import Plan
-from cmon.records import Pixels, Study, View
+from cmon.records import Pixels, Study, Table, View
+from cmon.statistics import is_low_prior
 from cmon.stores import read_study
 from cmon.tables import csv_bytes, layers_table, units_table
 from cmon.work import Options, Outcome, Progress, Stopwatch, provenance
@@ -92,7 +93,8 @@ def _detector(plan: Plan, table: DetectorTable, written: dict[str, int], progres
         rows = [dict(zip(layers, row, strict=True)) for row in zip(*(c[here] for c in layers.values()), strict=True)]
         ends = [view.step(view.checkpoints[0]), view.step(view.checkpoints[-1])]
         rows = [row for row in rows if row["step"] in ends]
-        sections.append(Section(table.name, study.runs[run], view.caption, pictures, rows, folder))
+        warning = _low_prior(layers, study, study.runs[run])
+        sections.append(Section(table.name, study.runs[run], view.caption, warning, pictures, rows, folder))
     return sections
 
 
@@ -133,7 +135,7 @@ def _view(plan: Plan, table: DetectorTable, study: Study, run: int) -> View:
         steps=_shown_checkpoints(study, run, settings.steps),
         top=settings.top,
         images=settings.images,
-        caption=_caption(plan, table, study),
+        caption=_caption(plan, table, study, run),
         thumbnail=thumbnail,
     )
 
@@ -186,8 +188,8 @@ def _shown_checkpoints(study: Study, run: int, steps: list[int]) -> tuple[int, .
     return tuple(found)
 
 
-def _caption(plan: Plan, table: DetectorTable, study: Study) -> str:
-    """Say in one line what the numbers of a figure rest on."""
+def _caption(plan: Plan, table: DetectorTable, study: Study, run: int) -> str:
+    """Say in one line what the numbers of a run's figures rest on."""
     parameters = {k: v for k, v in detector_from(table).recipe().items() if k not in ("similarity", "p_start", "p_end")}
     if "a" in study.facts:
         parameters["a"] = f"{study.facts['a']:.3g}" + (" (auto)" if parameters["a"] == "auto" else "")
@@ -197,10 +199,11 @@ def _caption(plan: Plan, table: DetectorTable, study: Study) -> str:
         f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}" for name, value in parameters.items()
     ]
     parts += [f"C = {len(study.concepts.names):,}", f"I = {len(study.image_ids):,}", f"tau = {table.tau}"]
-    if np.isfinite(study.prior_perplexity).any():
-        parts += ["prior: layer", f"its perplexity {np.nanmedian(study.prior_perplexity):.1f} units (median)"]
-    units = study.units
-    parts += [f"{int((~units.alive).sum())} of {len(units.alive):,} units x checkpoints dead"]
+    perplexity = study.prior_perplexity[[name.run == run for name in study.checkpoints]]
+    if np.isfinite(perplexity).any() and study.facts["lam"] > 0:
+        parts += ["prior: layer", f"its perplexity {np.nanmedian(perplexity):.1f} units (median)"]
+    alive = study.units.alive[study.units.run == run]
+    parts += [f"{int((~alive).sum())} of {len(alive):,} units x checkpoints dead"]
     embed = plan.study.embed
     parts += [f"plane: {embed.projection}, trustworthiness {study.facts['trustworthiness']:.2f}"]
     parts += [
@@ -208,6 +211,21 @@ def _caption(plan: Plan, table: DetectorTable, study: Study) -> str:
         f"pooling {plan.study.activations.pooling}",
     ]
     return "; ".join(parts)
+
+
+def _low_prior(layers: Table, study: Study, run: str) -> str:
+    """Count the layers whose scores rest on a prior that is too concentrated; "" where none does."""
+    if not study.facts.get("lam", 0):
+        return ""
+    rows = np.flatnonzero(layers["run"] == run)
+    living = layers["units"] - layers["dead"]
+    low = sum(is_low_prior(layers["prior_perplexity"][row], living[row]) for row in rows)
+    return (
+        f"In {low} of {len(rows)} layers x checkpoints the prior rests on less than a quarter of the units: there a "
+        "score says which unit is best for a word, and not what a unit shows. See the column prior perplexity."
+        if low
+        else ""
+    )
 
 
 def _settings(plan: Plan) -> dict[str, Any]:

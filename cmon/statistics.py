@@ -6,6 +6,9 @@ from scipy.special import logsumexp
 
 from cmon.records import BoolArray, FloatArray, IntArray
 
+# Below this share of a layer's units the prior is a few units' own likelihood rather than a mean over the layer.
+LOW_PERPLEXITY_SHARE = 0.25
+
 # Relative range below which a unit counts as constant: float32 rounding alone makes this much.
 CONSTANT_RANGE = 1e-6
 
@@ -57,3 +60,8 @@ def prior_perplexity(log_likelihood: npt.NDArray[np.float64], concepts: IntArray
     log_share = columns - logsumexp(columns, axis=0)
     entropy = -(np.exp(log_share) * log_share).sum(axis=0)
     return float(np.exp(np.median(entropy)))
+
+
+def is_low_prior(perplexity: float, units: float) -> bool:
+    """Tell whether a layer's prior rests on too few of its living units for scores to say what a unit shows."""
+    return perplexity < LOW_PERPLEXITY_SHARE * units or (units == 1 and np.isfinite(perplexity))

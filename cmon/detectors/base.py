@@ -61,9 +61,9 @@ def label_layer(detector: Detector, layer: LayerActivations, evidence: Evidence,
     log_prior, facts = None, {}
     if alive.any():
         scored = detector(values[:, alive], evidence)
-        if np.isnan(scored.values).any():
+        if not np.isfinite(scored.values).all():
             hint = "look at the encoder's features and the detector's parameters"
-            raise DetectorError(layer.name, "the detector's scores are NaN", hint)
+            raise DetectorError(layer.name, "the detector's scores are NaN or infinite", hint)
         scores[alive], log_prior, facts = scored.values, scored.log_prior, scored.facts
     concept = np.full((units, min(TOP_CONCEPTS, concepts)), -1, dtype=np.int32)
     concept[alive] = best_concepts(scores[alive], concept.shape[1])
