@@ -24,6 +24,7 @@ def _threshold(value: object) -> object:
 
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=100)]
+Step = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Threshold = Annotated[Annotated[float, Field(allow_inf_nan=False)] | Literal["none"], BeforeValidator(_threshold)]
 
 
@@ -117,7 +118,7 @@ class Run(Section):
 
     name: Name
     checkpoints: FilePath | list[FilePath] = Field(description="a glob or folder, or a list of files")
-    steps: list[int] | None = Field(None, description="the step of each checkpoint, in natural order of their names")
+    steps: list[Step] | None = Field(None, description="the step of each checkpoint, in natural order of their names")
     model: Source = Field(description="torchvision:NAME, timm:NAME, package.module:function or file.py:function")
     model_args: dict[str, Any] = Field({}, description="keyword arguments of the model's function")
     layers: list[str] = Field(min_length=1, description="names or globs; * stays within one level, ** does not")

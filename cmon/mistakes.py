@@ -25,12 +25,12 @@ EXPECTED = {
     "dict_type": "a table",
     "finite_number": "a finite number",
     "float_type": "a number",
-    "greater_than": "more than {gt:.12g}",
-    "greater_than_equal": "at least {ge:.12g}",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
     "int_type": "a whole number",
     "is_instance_of": "a path",
-    "less_than": "less than {lt:.12g}",
-    "less_than_equal": "at most {le:.12g}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
     "list_type": "a list",
     "literal_error": "{expected}",
     "model_attributes_type": "a table",
@@ -82,7 +82,9 @@ def _said(alternatives: list[Mistake], sections: Sections) -> str:
 
 
 def _expected(mistake: Mistake) -> str:
-    context = mistake.get("ctx", {})
+    context = {
+        name: f"{value:g}" if isinstance(value, float) else value for name, value in mistake.get("ctx", {}).items()
+    }
     if mistake["type"] == "string_pattern_mismatch":
         return PATTERNS[context["pattern"]]
     if mistake["type"] not in EXPECTED:

@@ -247,6 +247,10 @@ def test_every_table_is_known_to_the_message_on_unknown_keys():
         (changed('["layer2"]', '"layer2"'), "run[1].layers: must be a list, not 'layer2'"),
         (changed('["layer2"]', "[]"), "run[1].layers: must be a list of at least 1"),
         (changed('["layer2"]', "[3]"), "run[1].layers[1]: must be a text, not 3"),
+        (
+            changed("layers", "steps = [0, 9223372036854775808]\nlayers"),
+            "run[1].steps[2]: must be less than 9223372036854775808",
+        ),
         (changed("layers", "steps = [1, true]\nlayers"), "run[1].steps[2]: must be a whole number, not True"),
         (
             changed("layers", "preprocess = { resize = '3' }\nlayers"),
@@ -307,6 +311,7 @@ def test_a_wrong_value_is_said_in_one_line(tmp_path, text, said):
         (SHORT + 'a = "foo"\n', 0),
         (SHORT + 'a = "foo"\ntau = []\n', 1),
         (changed('"runs/*.pt"', "3") + 'a = "foo"\n[embed]\ntop_k = 0\n', 2),
+        (changed('"runs/*.pt"', '["a", 3]'), 0),
         ("", 4),
     ],
 )

@@ -205,6 +205,8 @@ def test_a_file_that_changes_while_it_is_hashed_is_not_remembered(tmp_path, old_
         return value
 
     assert memory.recall(old_file, "x", compute) == bytes_sha256(b"data")
+    memory.save()
+    assert not memory.path.exists()
     assert memory.recall(old_file, "x", file_sha256) == bytes_sha256(b"other data")
 
 

@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -269,6 +270,13 @@ def test_a_file_that_another_process_holds_open_is_read_and_replaced(tmp_path):
         assert read_header(path, "evidence").recipe == {"other": True}
         other.communicate("\n", timeout=30)
     assert other.returncode == 0
+
+
+def test_a_file_that_another_has_locked_is_read(tmp_path):
+    path = written(tmp_path / "f.h5")
+    with path.open("r+b") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert read_all(path) == CONTENT
 
 
 def test_reading_changes_nothing(tmp_path):

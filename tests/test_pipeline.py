@@ -170,6 +170,13 @@ def test_a_detectors_parameter_leaves_activations_alone(finished):
     assert "similarity clip_dissect plain/epoch_1: changed: detector.top_k\n" in result.err
 
 
+def test_another_tau_is_named_as_the_reason_and_leaves_activations_alone(finished):
+    finished.edit("detector", tau=0.25)
+    changed, result = changed_by_a_run(finished)
+    assert changed == labels(*EPOCHS) | JOINT
+    assert "similarity clip_dissect plain/epoch_1: changed: tau\n" in result.err
+
+
 def test_other_anchors_rebuild_the_embedding_and_the_report_only(finished):
     finished.edit("embed", anchors=["cat"])
     changed, result = changed_by_a_run(finished)

@@ -7,7 +7,7 @@ from typing import Protocol
 from PIL import Image
 
 from cmon.config import Probe as ProbeTable
-from cmon.errors import ProbeError, listing
+from cmon.errors import ProbeError, listing, one_line
 from cmon.fingerprint import HashMemory
 from cmon.probes.broden import broden_concepts, open_broden
 from cmon.probes.cifar import open_cifar
@@ -48,8 +48,13 @@ def open_probe(table: ProbeTable) -> Probe:
     Raises:
         ProbeError: where it is missing, empty or not of its kind.
     """
-    if not table.path.exists():
-        raise ProbeError(table.path, "does not exist", "set probe.path to a folder or zip of images")
+    hint = "set probe.path to a folder or zip of images"
+    try:
+        there = table.path.exists()
+    except OSError as error:
+        raise ProbeError(one_line(table.path), f"cannot be found: {error.strerror}", hint) from error
+    if not there:
+        raise ProbeError(table.path, "does not exist", hint)
     probe = PROBES[table.kind](table)
     if not probe.ids:
         raise ProbeError(table.path, "holds no images", f"endings looked for: {listing(IMAGE_ENDINGS, 20)}")

@@ -37,7 +37,10 @@ def open_broden(table: ProbeTable) -> ImageFiles:
 
 
 def broden_concepts(path: Path) -> Concepts:
-    """Read the bare, unique words of Broden's label.csv; a word of several categories goes to its commonest."""
+    """Read the bare, unique words of Broden's label.csv; a word of several categories goes to its commonest.
+
+    A label without a category is on no image, and so is no concept of this probe.
+    """
     files, root = _root(path)
     where, best = f"{root}label.csv", dict[str, tuple[int, str]]()
     for number, row in _rows(files, where):
@@ -48,7 +51,7 @@ def broden_concepts(path: Path) -> Concepts:
                 word = word.removesuffix(mark)
             if not word:
                 raise ValueError
-            for category, _, count in parts:
+            for category, _, count in parts if row["category"].strip() else ():
                 best[word] = max(best.get(word, (-1, "")), (int(count or 0), category))
         except (KeyError, ValueError, AttributeError) as error:
             raise ProbeError(f"{path}: {where}", f"row {number} is not a label: {one_line(row)}", "mend it") from error
