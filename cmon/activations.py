@@ -164,6 +164,7 @@ def decoded(plan: Plan, preprocess: Preprocess, progress: Progress) -> PixelCach
     progress.begin("decoding", len(plan.probe.ids))
     cache = pixels.build(plan.workspace.pixels, recipe, plan.probe.ids, decode, progress.advance)
     progress.end()
+    pixels.prune(plan.workspace.pixels, [plan.pixels(run.preprocess) for run in plan.study.run])
     return cache
 
 

@@ -53,7 +53,11 @@ class DetectorError(CmonError):
 
 
 class StoreError(CmonError):
-    """A file of the workspace is damaged, foreign, or cannot be written."""
+    """A file of the workspace is damaged, foreign, or cannot be read or written."""
+
+
+class DamagedStoreError(StoreError):
+    """A file of the workspace is ours, and broken: the stage that owns it may make it again."""
 
 
 # A user's model may raise anything, classes of its own among it, or leave the program: nothing narrower will do there.

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from cmon.errors import StoreError, one_line
+from cmon.errors import DamagedStoreError, StoreError, one_line
 from cmon.fingerprint import Json, Recipe, canonical_json, fingerprint
 
 FORMAT_VERSION = 1
@@ -90,7 +90,8 @@ def open_file(path: Path, kind: str) -> Iterator[h5py.File]:
     """Open a file for reading; a checksum that fails inside becomes a StoreError.
 
     Raises:
-        StoreError: where it is damaged, not ours, or of a newer format.
+        DamagedStoreError: where it is broken.
+        StoreError: where it is not ours, of a newer format, or may not be read.
     """
     try:
         with h5py.File(path, "r", locking=False) as file:
@@ -98,8 +99,11 @@ def open_file(path: Path, kind: str) -> Iterator[h5py.File]:
             yield file
     except FileNotFoundError:
         raise
+    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        raise StoreError(path, f"cannot be read: {os.strerror(error.errno or 0)}", "look at its rights") from error
     except (OSError, LookupError, ValueError, RuntimeError, TypeError, AttributeError) as error:
-        raise StoreError(path, f"is damaged: {one_line(error)}", "delete it and run the stage again") from error
+        hint = "delete it and run the stage again"
+        raise DamagedStoreError(path, f"is damaged: {one_line(error)}", hint) from error
 
 
 def read_header(path: Path, kind: str) -> Header | None:

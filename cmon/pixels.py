@@ -9,7 +9,7 @@ import json
 import os
 import uuid
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -121,6 +121,15 @@ def build(
     return PixelCache(path, index)
 
 
+def prune(folder: Path, keep: Iterable[Recipe]) -> None:
+    """Delete the caches that no recipe of `keep` has: those of earlier probes and geometries, large and of no use."""
+    kept = {_place(folder, recipe).stem for recipe in keep}
+    for path in (*folder.glob("*.bin"), *folder.glob("*.json")):
+        if path.stem not in kept:
+            with suppress(OSError):
+                path.unlink()
+
+
 def _place(folder: Path, recipe: Recipe) -> Path:
     return folder / f"{fingerprint(recipe)[:24]}.bin"
 
@@ -145,7 +154,8 @@ def _write(
                 if not shape:
                     shape = image.shape
                     # Room for all is taken at once, so that a full disk shows at the start and not at the end.
-                    os.posix_fallocate(file.fileno(), 0, len(ids) * image.nbytes)
+                    if hasattr(os, "posix_fallocate"):  # macOS has none
+                        os.posix_fallocate(file.fileno(), 0, len(ids) * image.nbytes)
                 if image.shape != shape:
                     what = f"{one_line(ids[index])} is {_size(image.shape)}, {one_line(ids[kept[0]])} is {_size(shape)}"
                     raise ProbeError("probe", what, "set the run's preprocess.resize and crop, so that all are alike")

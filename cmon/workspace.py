@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from cmon.errors import StaleInputError, StoreError, listing
+from cmon.errors import DamagedStoreError, StaleInputError, listing
 from cmon.fingerprint import HashMemory, Recipe, changes, fingerprint
 from cmon.h5 import read_header
 
@@ -57,9 +57,7 @@ class Target:
         """
         try:
             header = read_header(self.path, self.kind)
-        except StoreError as error:
-            if not error.what.startswith("is damaged"):
-                raise
+        except DamagedStoreError as error:
             return State("damaged", error.what)
         if header is None:
             return State("stale", "older file format") if self.path.exists() else State("missing")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cmon import pixels
 from cmon.errors import ProbeError, StoreError
 from cmon.pixels import BLOCK, build, find
 
@@ -253,3 +254,14 @@ def test_the_index_can_be_read_without_cmon(tmp_path):
     assert table["ids"] == list(names(7))
     assert len(table["checksums"]) == 1
     assert zlib.crc32(cache.path.read_bytes()) == table["checksums"][0]
+
+
+def test_caches_of_earlier_geometries_are_deleted_and_those_of_the_study_kept(tmp_path):
+    image = np.zeros((2, 2, 3), dtype=np.uint8)
+    recipes = [{"geometry": size} for size in (1, 2, 3)]
+    for recipe in recipes:
+        pixels.build(tmp_path, recipe, ("a",), lambda _: image, lambda _: None)
+    pixels.prune(tmp_path, recipes[1:])
+    assert pixels.find(tmp_path, recipes[0]) is None
+    assert all(pixels.find(tmp_path, recipe) is not None for recipe in recipes[1:])
+    assert len(list(tmp_path.iterdir())) == 4
