@@ -312,7 +312,7 @@ def test_a_file_that_is_no_hdf5_is_an_error(tmp_path, content):
 
 def test_a_folder_in_its_place_is_an_error(tmp_path):
     (tmp_path / "f.h5").mkdir()
-    refused(tmp_path / "f.h5", "is damaged")
+    refused(tmp_path / "f.h5", "cannot be read")
 
 
 def test_a_foreign_hdf5_file_is_an_error(tmp_path):
