@@ -10,16 +10,17 @@ from PIL import Image
 from cmon import pixels
 from cmon.checkpoints import load_into, read_checkpoint
 from cmon.config import Preprocess, Run
-from cmon.encoders import open_encoder
-from cmon.errors import CheckpointError, CmonError, ConfigError, ProbeError, StoreError, listing
+from cmon.encoders import Encoder, open_encoder
+from cmon.errors import CheckpointError, CmonError, ConfigError, DamagedStoreError, ProbeError, StoreError, listing
 from cmon.fingerprint import changes
+from cmon.h5 import read_header
 from cmon.models import build_model, select_layers
 from cmon.pixels import PixelCache
 from cmon.probes import crop
 from cmon.recipes import Plan, Unit
 from cmon.recording import Recorder, pick_device
-from cmon.records import CheckpointActivations, Evidence, Pixels
-from cmon.stores import write_activations, write_evidence
+from cmon.records import CheckpointActivations, Evidence, FloatArray, Pixels
+from cmon.stores import read_evidence, write_activations, write_evidence
 from cmon.work import Options, Outcome, Progress, Stopwatch, provenance
 from cmon.workspace import Target
 
@@ -192,6 +193,27 @@ def _make_evidence(plan: Plan, options: Options, progress: Progress, outcome: Ou
     watch, device = Stopwatch(), pick_device(options.device)
     encoder = open_encoder(plan.study.encoder, device)
     words = encoder.text_features(plan.concepts.names, plan.study.concepts.prompt)
+    ids, features = (None if options.force else _known_image_features(target)) or _encode_images(
+        plan, encoder, progress
+    )
+    evidence = Evidence(ids, plan.concepts, features, words)
+    write_evidence(target.path, target.recipe, provenance(watch, device), evidence)
+
+
+def _known_image_features(target: Target) -> tuple[tuple[str, ...], FloatArray] | None:
+    """Return the images of the old evidence, where only its words are out of date: a new word costs no image."""
+    try:
+        header = read_header(target.path, target.kind)
+        of_images = ("algorithm", "probe", "on_error", "encoder")
+        if header is None or any(header.recipe.get(key) != target.recipe[key] for key in of_images):
+            return None
+        evidence = read_evidence(target.path)
+    except DamagedStoreError:
+        return None
+    return evidence.image_ids, evidence.image_features
+
+
+def _encode_images(plan: Plan, encoder: Encoder, progress: Progress) -> tuple[tuple[str, ...], FloatArray]:
     readable = [i for i in range(len(plan.probe.ids)) if plan.study.probe.on_error == "stop" or _image(plan, i)]
     ids = tuple(plan.probe.ids[i] for i in readable)
     if not ids:
@@ -204,9 +226,8 @@ def _make_evidence(plan: Plan, options: Options, progress: Progress, outcome: Ou
             progress.advance()
 
     features = encoder.image_features(ids, images())
-    evidence = Evidence(ids, plan.concepts, features, words)
-    write_evidence(target.path, target.recipe, provenance(watch, device), evidence)
     progress.end()
+    return ids, features
 
 
 def _skipped(plan: Plan, skipped: tuple[str, ...]) -> str:

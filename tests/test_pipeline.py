@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import TinyStudy, cmon, save_checkpoint
+from conftest import WORDS, TinyStudy, cmon, save_checkpoint
 
 from cmon import fingerprint
 
@@ -175,6 +175,27 @@ def test_another_tau_is_named_as_the_reason_and_leaves_activations_alone(finishe
     changed, result = changed_by_a_run(finished)
     assert changed == labels(*EPOCHS) | JOINT
     assert "similarity clip_dissect plain/epoch_1: changed: tau\n" in result.err
+
+
+def test_another_category_or_prompt_encodes_no_image_again(finished, monkeypatch):
+    from cmon import activations as stage
+    from cmon.encoders import open_encoder
+
+    def words_only(table, device):
+        encoder = open_encoder(table, device)
+        monkeypatch.setattr(type(encoder), "image_features", lambda *_: pytest.fail("images are encoded again"))
+        return encoder
+
+    before = finished.datasets("evidence.h5")
+    monkeypatch.setattr(stage, "open_encoder", words_only)
+    words = finished.folder / "words.csv"
+    words.write_text("concept,category\n" + "".join(f"{word},thing\n" for word in reversed(WORDS)))
+    finished.edit("concepts", file=str(words))
+    changed, _ = changed_by_a_run(finished)
+    assert changed == {"evidence.h5"} | labels(*EPOCHS) | JOINT
+    after = finished.datasets("evidence.h5")
+    assert np.array_equal(after["image_features"], before["image_features"])
+    assert np.array_equal(after["concept_features"], before["concept_features"][::-1])
 
 
 def test_other_anchors_rebuild_the_embedding_and_the_report_only(finished):
