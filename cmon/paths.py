@@ -1,4 +1,7 @@
-"""The paths that a config names: $VARIABLES and ~ replaced, and relative ones started at the config's folder."""
+"""The paths that a config names: $VARIABLES and ~ replaced, and relative ones started at the config's folder.
+
+A path that begins with a variable whose value is relative starts at the working directory instead.
+"""
 
 import os
 import re
@@ -18,8 +21,10 @@ def _path(value: object, info: ValidationInfo) -> object:
     if "\0" in str(value):
         raise ValueError("holds a NUL character")
     folder = (info.context or {}).get("folder", Path())
+    # What a variable holds was written in a shell, where a relative path starts at the working directory.
+    start = Path.cwd() if str(value).startswith("$") else folder
     try:
-        return Path(os.path.normpath(folder / Path(_expanded(str(value))).expanduser()))
+        return Path(os.path.normpath(start / Path(_expanded(str(value))).expanduser()))
     except RuntimeError as error:
         raise ValueError(f"nobody's home is known by {Path(str(value)).parts[0]}") from error
 
@@ -40,11 +45,11 @@ def _source(value: object, info: ValidationInfo) -> object:
     """Resolve the path within `file.py:function` and `local-dir:folder`; other names stay as they are."""
     if not isinstance(value, str):
         return value
-    value = _expanded(value)
     if value.startswith("local-dir:"):
         return f"local-dir:{_path(value.removeprefix('local-dir:'), info)}"
-    file, _, function = value.rpartition(":")
-    return f"{_path(file, info)}:{function}" if file.endswith(".py") else value
+    if _expanded(value).rpartition(":")[0].endswith(".py"):
+        return str(_path(value, info))
+    return _expanded(value)
 
 
 def _weights(value: object, info: ValidationInfo) -> object:

@@ -49,12 +49,12 @@ def main() -> None:
 
 def time_recording(pairs: int) -> dict[str, object]:
     """Time the recording of every image against the bare forward passes."""
-    data = os.environ.get("CMON_DATA")
+    data = os.environ.get("CMON_DATA") and Path(os.environ["CMON_DATA"]).resolve()
     with tempfile.TemporaryDirectory() as folder:
         if data:
-            probe = open_probe(Probe(kind="images", path=Path(data) / "cifar10_test.zip"))
+            probe = open_probe(Probe(kind="images", path=data / "cifar10_test.zip"))
             decode, ids = lambda i: crop(probe.image(i), Preprocess()), probe.ids
-            source = f"{Path(data) / 'resnet20_epochs' / 'keras_resnet20.py'}:build"
+            source = f"{data / 'resnet20_epochs' / 'keras_resnet20.py'}:build"
             what = "recording ResNet-20, layers 1 to 3"
         else:
             made_up = np.random.default_rng(0).integers(0, 256, (10_000, 32, 32, 3), dtype=np.uint8)

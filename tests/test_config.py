@@ -1,10 +1,11 @@
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
 
-from cmon import config
+from cmon import config, paths
 from cmon.config import (
     FIGURES,
     SECTIONS,
@@ -501,3 +502,19 @@ def test_the_figures_are_those_that_are_drawn():
 def test_every_sample_config_is_valid(path, monkeypatch):
     monkeypatch.setenv("CMON_DATA", "/data")
     assert read_config(path).run
+
+
+@pytest.mark.parametrize("written", ["$CMON_DATA/probe", "${CMON_DATA}/probe"])
+def test_a_relative_variable_at_the_start_of_a_path_means_what_it_means_in_the_shell(tmp_path, monkeypatch, written):
+    """As in `CMON_DATA=../data cmon run configs/study.toml`."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("CMON_DATA", "../data")
+    monkeypatch.setenv("CMON_PACKAGE", "package")
+    info = SimpleNamespace(context={"folder": Path("/configs")})
+    assert paths._path(written, info) == tmp_path / "data" / "probe"
+    assert paths._path("sub/$CMON_DATA", info) == Path("/configs/data")
+    assert paths._source("$CMON_DATA/net.py:build", info) == f"{tmp_path}/data/net.py:build"
+    assert paths._source("local-dir:$CMON_DATA", info) == f"local-dir:{tmp_path}/data"
+    assert paths._source("$CMON_PACKAGE.nets:build", info) == "package.nets:build"
+    assert paths._source("net.py:build", info) == "/configs/net.py:build"
