@@ -191,7 +191,7 @@ def _make_evidence(plan: Plan, options: Options, progress: Progress, outcome: Ou
     if options.dry_run:
         return
     watch, device = Stopwatch(), pick_device(options.device)
-    encoder = open_encoder(plan.study.encoder, device)
+    encoder = open_encoder(plan.study.encoder, device, options.trust_pickle)
     words = encoder.text_features(plan.concepts.names, plan.study.concepts.prompt)
     ids, features = (None if options.force else _known_image_features(target)) or _encode_images(
         plan, encoder, progress

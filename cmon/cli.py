@@ -38,7 +38,7 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Make again what is c
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be made, and make nothing.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")]
-TrustOption = Annotated[bool, typer.Option("--trust-pickle", help="Let checkpoints run code while they are read.")]
+TrustOption = Annotated[bool, typer.Option("--trust-pickle", help="Let checkpoints and encoder weights run code.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -97,13 +97,14 @@ def embed(
     force: ForceOption = False,
     dry_run: DryRunOption = False,
     device: DeviceOption = "auto",
+    trust_pickle: TrustOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Place all units in one space, and in one plane."""
     from cmon.embed import embed_study
 
-    options = _options(None, None, force, dry_run, device)
+    options = _options(None, None, force, dry_run, device, trust_pickle)
     _finish([_stage("embed", embed_study, _plan(config), options, quiet)])
 
 

@@ -48,7 +48,7 @@ def embed_study(plan: Plan, options: Options, progress: Progress) -> Outcome:
         watch = Stopwatch()
         progress.line(f"embed {table.name}: {len(plan.units)} checkpoints and {len(plan.concepts.names):,} concepts")
         progress.begin(f"embed {table.name}", 1)
-        study = _study(plan, table, read_evidence(plan.evidence.path), options.device)
+        study = _study(plan, table, read_evidence(plan.evidence.path), options)
         write_study(target.path, target.recipe, provenance(watch), study)
         progress.advance(1, table.name)
         progress.end()
@@ -64,12 +64,12 @@ def _require_all(plan: Plan, table: DetectorTable) -> None:
         raise StaleInputError(f"similarity/{table.name}", what, "run cmon dissect, or leave them out of the config")
 
 
-def _study(plan: Plan, table: DetectorTable, evidence: Evidence, device: str) -> Study:
+def _study(plan: Plan, table: DetectorTable, evidence: Evidence, options: Options) -> Study:
     names, labels = _by_step(plan, table)
     layers = tuple(dict.fromkeys(layer.name for checkpoint in labels for layer in checkpoint.layers))
     settings = plan.study.embed
     units = _units(names, labels, layers, evidence, settings)
-    anchor_features = _anchor_features(plan, evidence, device)
+    anchor_features = _anchor_features(plan, evidence, options)
     alive = units.alive
     points = np.concatenate([units.embedding[alive], evidence.concept_features, anchor_features])
     placed, trust = place(_projection(settings), points)
@@ -148,7 +148,7 @@ def _units(
     )
 
 
-def _anchor_features(plan: Plan, evidence: Evidence, device: str) -> FloatArray:
+def _anchor_features(plan: Plan, evidence: Evidence, options: Options) -> FloatArray:
     """Place the anchors: those of the concept set from the evidence, the others by the text encoder."""
     anchors = plan.study.embed.anchors
     rows = {word: row for row, word in enumerate(evidence.concepts.names)}
@@ -156,7 +156,7 @@ def _anchor_features(plan: Plan, evidence: Evidence, device: str) -> FloatArray:
     outside = [word for word in anchors if word not in rows]
     encoded = {}
     if outside:
-        encoder = open_encoder(plan.study.encoder, pick_device(device))
+        encoder = open_encoder(plan.study.encoder, pick_device(options.device), options.trust_pickle)
         try:
             encoded = dict(zip(outside, encoder.text_features(outside, plan.study.concepts.prompt), strict=True))
         except CmonError as error:

@@ -26,7 +26,7 @@ class Options:
         force: make again what is current.
         dry_run: say what would be made, and make nothing.
         device: a torch device, or "auto".
-        trust_pickle: let checkpoints run code while they are read.
+        trust_pickle: let checkpoints and an encoder's weights run code while they are read.
     """
 
     runs: tuple[str, ...] = ()

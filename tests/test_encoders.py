@@ -390,7 +390,7 @@ def test_weights_that_were_fetched_before_are_used(offline, monkeypatch, tmp_pat
     assert offline == []
 
 
-def test_openais_own_archives_of_torchscript_load(tmp_path, built_in_weights):
+def test_openais_own_archives_of_torchscript_load_only_where_they_are_trusted(tmp_path, built_in_weights):
     path, _ = built_in_weights
 
     class Holder(torch.nn.Module):
@@ -412,7 +412,11 @@ def test_openais_own_archives_of_torchscript_load(tmp_path, built_in_weights):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.save(torch.jit.trace(root, torch.zeros(1)), tmp_path / "ViT.pt")
-    found = open_encoder(built_in(SMALL, tmp_path / "ViT.pt"), "cpu").text_features(WORDS, "{}")
+    table = built_in(SMALL, tmp_path / "ViT.pt")
+    with pytest.raises(EncoderError, match="is a TorchScript archive, which holds code") as caught:
+        open_encoder(table, "cpu")
+    assert "--trust-pickle" in caught.value.hint
+    found = open_encoder(table, "cpu", trust_pickle=True).text_features(WORDS, "{}")
     assert np.array_equal(found, open_encoder(built_in(SMALL, path), "cpu").text_features(WORDS, "{}"))
 
 

@@ -181,8 +181,8 @@ def test_another_category_or_prompt_encodes_no_image_again(finished, monkeypatch
     from cmon import activations as stage
     from cmon.encoders import open_encoder
 
-    def words_only(table, device):
-        encoder = open_encoder(table, device)
+    def words_only(*arguments):
+        encoder = open_encoder(*arguments)
         monkeypatch.setattr(type(encoder), "image_features", lambda *_: pytest.fail("images are encoded again"))
         return encoder
 

@@ -13,7 +13,7 @@ def test_the_readmes_example_is_a_config(tmp_path):
     (tmp_path / "study.toml").write_text(example[1], encoding="utf-8")
     study = read_config(tmp_path / "study.toml")
     assert study.run[0].name == "standard"
-    assert study.encoder.pretrained == str(tmp_path / "weights" / "ViT-B-16.pt")
+    assert study.encoder.pretrained == str(tmp_path / "weights" / "ViT-B-16.safetensors")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "sample_configs").rglob("*.toml")), ids=lambda path: path.stem)

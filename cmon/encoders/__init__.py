@@ -28,16 +28,16 @@ class Encoder(Protocol):
 
 
 class Kind(NamedTuple):
-    """How an encoder is told apart without loading it, and how it is loaded to a device."""
+    """How an encoder is told apart without loading it, and how it is loaded to a device, trusted to run code or not."""
 
     recipe: Callable[[Any, HashMemory], Recipe]
-    load: Callable[[Any, str], Encoder]
+    load: Callable[[Any, str, bool], Encoder]
 
 
 # kind in the config -> its two functions, both of the [encoder] table.
 ENCODERS: Mapping[str, Kind] = {
     "open_clip": Kind(open_clip_recipe, load_open_clip),
-    "features": Kind(features_recipe, read_features),
+    "features": Kind(features_recipe, lambda table, *_: read_features(table)),
 }
 
 
@@ -51,6 +51,6 @@ def encoder_recipe(table: EncoderTable, memory: HashMemory) -> Recipe:
     return ENCODERS[table.kind].recipe(table, memory)
 
 
-def open_encoder(table: EncoderTable, device: str) -> Encoder:
-    """Load an encoder."""
-    return ENCODERS[table.kind].load(table, device)
+def open_encoder(table: EncoderTable, device: str, trust_pickle: bool = False) -> Encoder:
+    """Load an encoder; only with `trust_pickle` may its weights run code while they are read."""
+    return ENCODERS[table.kind].load(table, device, trust_pickle)

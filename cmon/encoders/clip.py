@@ -23,6 +23,7 @@ from cmon.errors import EncoderError, one_line
 from cmon.records import FloatArray
 from cmon.torchvision_import import torchvision
 
+TRUST_HINT = "save its state_dict as .safetensors; or, if you trust where it comes from, run with --trust-pickle"
 # What of a tag's statement is preprocessing.
 PREPROCESS_KEYS = ("mean", "std", "interpolation", "resize_mode")
 # All that open_clip and torch let through of weights or a config that are damaged or not of this model.
@@ -84,7 +85,7 @@ class OpenClipModel:
         return features
 
 
-def load_open_clip(table: OpenClip, device: str) -> OpenClipModel:
+def load_open_clip(table: OpenClip, device: str, trust_pickle: bool) -> OpenClipModel:
     """Load an open_clip model from a local folder, a local file, or a tag whose weights are on this machine.
 
     Raises:
@@ -101,18 +102,19 @@ def load_open_clip(table: OpenClip, device: str) -> OpenClipModel:
         preprocess = {key: known[key] for key in PREPROCESS_KEYS if known.get(key) is not None} | preprocess
         weights = tagged_weights(table, known)
     try:
-        return _load(table, weights, preprocess, device)
+        return _load(table, weights, preprocess, device, weights_only=not trust_pickle)
     except (*LOADING_ERRORS, SafetensorError) as error:
+        if "TorchScript" in str(error) and not trust_pickle:
+            raise EncoderError(weights, "is a TorchScript archive, which holds code", TRUST_HINT) from error
         raise EncoderError(weights, f"does not load: {one_line(error)}", "is it this model's weights?") from error
     except ImportError as error:
         hint = "install the package, or choose a model that needs none"
         raise EncoderError("encoder.model", f"{table.model} needs another package: {one_line(error)}", hint) from error
     except pickle.UnpicklingError as error:
-        hint = "save its state_dict as .safetensors, or as a plain .pt"
-        raise EncoderError(weights, f"does not load safely: {one_line(error)}", hint) from error
+        raise EncoderError(weights, f"does not load safely: {one_line(error)}", TRUST_HINT) from error
 
 
-def _load(table: OpenClip, weights: Path, preprocess: dict[str, Any], device: str) -> OpenClipModel:
+def _load(table: OpenClip, weights: Path, preprocess: dict[str, Any], device: str, weights_only: bool) -> OpenClipModel:
     import open_clip
 
     local = table.model.startswith(LOCAL_FOLDER)
@@ -126,8 +128,7 @@ def _load(table: OpenClip, weights: Path, preprocess: dict[str, Any], device: st
             force_preprocess_cfg=preprocess,
             device=device,
             require_pretrained=True,
-            # An archive of TorchScript, as OpenAI's own are, is no pickle, and torch reads it in no other way.
-            weights_only=local or not _is_torchscript(weights),
+            weights_only=weights_only,
         )
         settings = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
         transform = open_clip.transform.image_transform_v2(settings, is_train=False)
@@ -135,13 +136,3 @@ def _load(table: OpenClip, weights: Path, preprocess: dict[str, Any], device: st
         hub = bool(open_clip.get_model_config(name)["text_cfg"].get("hf_tokenizer_name")) and not table.download
         tokenize = open_clip.get_tokenizer(name, **({"local_files_only": True} if hub else {}))
     return OpenClipModel(model.eval(), transform, tokenize, device, table.batch_size)
-
-
-def _is_torchscript(weights: Path) -> bool:
-    """Tell whether torch.load will hand a file to torch.jit.load, by torch's own reader and its own two signs."""
-    import torch
-
-    with weights.open("rb") as file:
-        if file.read(4) != b"PK\x03\x04":
-            return False
-    return "constants.pkl" in torch._C.PyTorchFileReader(str(weights)).get_all_records()

@@ -47,7 +47,7 @@ def feature_concepts(table: Features) -> tuple[str, ...]:
     return _lines(table.concepts)
 
 
-def read_features(table: Features, device: str = "cpu") -> PrecomputedFeatures:  # noqa: ARG001
+def read_features(table: Features) -> PrecomputedFeatures:
     """Read precomputed features, (rows, D) each, scaled to unit norm.
 
     Raises:
