@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmon import records
 from cmon.config import ClipDissect
 from cmon.detectors import detector_from
 from cmon.detectors.base import best_concepts, label_layer
@@ -17,7 +16,7 @@ from cmon.detectors.clip_dissect import SIMILARITIES, CosSimilarity, CosSimilari
 from cmon.dissect import is_low
 from cmon.errors import ConfigError, DetectorError
 from cmon.fingerprint import canonical_json
-from cmon.records import Concepts, Evidence, LayerActivations, Scores
+from cmon.records import Concepts, Evidence, LayerActivations, Scores, arrays
 from cmon.statistics import alive_units, prior_perplexity, top_images
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -346,7 +345,7 @@ def test_all_equal_cosines_give_all_concepts_one_score(name):
 @every_similarity
 def test_memory_is_the_cosines_and_blocks_of_them(name, monkeypatch):
     block = 2**20
-    monkeypatch.setattr(records, "BLOCK_BYTES", block)
+    monkeypatch.setattr(arrays, "BLOCK_BYTES", block)
     random = np.random.default_rng(0)
     images, concepts = 6000, 700
     activations = np.float32(random.normal(size=(images, 12)))

@@ -1,0 +1,197 @@
+"""Record units: hooks that take what is wanted of each layer's output inside the forward pass, and keep no map."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from cmon.errors import USER_CODE_ERRORS, CheckpointError, CmonError, ModelError, listing
+from cmon.recording.outputs import NoUnitsError, Output, Outputs, Pooling, Tokens, kind_of, may_put_channels_last
+from cmon.records import FloatArray, LayerActivations
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+# What is done with the maps of a layer, (n, U, h, w) float32, while they are there.
+Watch: TypeAlias = Callable[[str, "Tensor"], None]
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """Runs a network over images, and takes what is wanted of all layers in one pass.
+
+    A unit is a channel of a map, (n, U, h, w) or as in Swin (n, h, w, U), a feature of a transformer's tokens
+    (n, T, U), or a column of (n, U).
+
+    Args:
+        layers: names of modules.
+        pooling: over the positions of a map.
+        tokens: what stands for an image in a sequence of tokens: the first, or their mean.
+        precision: of the forward pass; what is done with its outputs is done in float32 always.
+        device: a torch device.
+    """
+
+    layers: tuple[str, ...]
+    pooling: Pooling = "mean"
+    tokens: Tokens = "class"
+    precision: str = "float32"
+    device: str = "cpu"
+
+    def __call__(
+        self, model: "nn.Module", batches: Iterable["Tensor"], images: int, watch: Watch | None = None
+    ) -> tuple[LayerActivations, ...]:
+        """Run the model over the batches and pool every layer to one number per image and unit.
+
+        Args:
+            model: in evaluation mode.
+            batches: (n, 3, h, w) float32 tensors.
+            images: how many there are in all.
+            watch: called with each layer's maps too.
+
+        Returns:
+            One (images, U) float32 array a layer, in forward order.
+
+        Raises:
+            ModelError: for a layer that does not run exactly once a pass, or whose output has no units, or does not
+                say which of its axes counts them.
+            CheckpointError: for activations that are NaN or infinite.
+        """
+        kept: dict[str, FloatArray] = {}
+        pooled: dict[str, Tensor] = {}
+        position = 0
+
+        def take(name: str, output: Output) -> None:
+            pooled[name] = output.pooled(self.pooling, self.tokens)
+            if watch is not None:
+                watch(name, output.maps())
+
+        for count in self._run(model, batches, take):
+            for name, values in pooled.items():
+                if name not in kept:
+                    kept[name] = np.empty((images, values.shape[1]), dtype=np.float32)
+                kept[name][position : position + count] = values.cpu().numpy()
+            position += count
+        assert position == images, "as many images as were announced"
+        return _finite(LayerActivations(name, values) for name, values in kept.items())
+
+    def watch(self, model: "nn.Module", batches: Iterable["Tensor"], watch: Watch) -> None:
+        """Run the model over the batches and show every layer's maps, without recording anything.
+
+        Raises:
+            ModelError: as for a call.
+        """
+        for _ in self._run(model, batches, lambda name, output: watch(name, output.maps())):
+            pass
+
+    def _run(
+        self, model: "nn.Module", batches: Iterable["Tensor"], take: Callable[[str, Output], None]
+    ) -> Iterator[int]:
+        """Run batch after batch, giving every layer's output to `take`; yield the number of images after each."""
+        import torch
+
+        seen = _Pass(Outputs(may_put_channels_last(model)), take, self.device, set())
+        # On a GPU, cuDNN rounds float32 convolutions to 10 bits unless it is told not to.
+        full_precision = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+        with torch.inference_mode(), full_precision, self._autocast(), self._hooked(model, seen):
+            for batch in batches:
+                self._run_batch(model, batch, seen)
+                yield len(batch)
+
+    def _autocast(self) -> "torch.autocast":
+        import torch
+
+        return torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.precision == "bfloat16")
+
+    @contextmanager
+    def _hooked(self, model: "nn.Module", seen: "_Pass") -> Iterator[None]:
+        with ExitStack() as hooks:
+            for name in self.layers:
+                handle = model.get_submodule(name).register_forward_hook(partial(seen.keep, name))
+                hooks.callback(handle.remove)
+            yield
+
+    def _run_batch(self, model: "nn.Module", batch: "Tensor", seen: "_Pass") -> None:
+        import torch
+
+        seen.begin(batch)
+        try:
+            model(batch.to(self.device, memory_format=torch.channels_last, non_blocking=True))
+        except CmonError:
+            raise  # a hook's own
+        except USER_CODE_ERRORS as error:
+            hint = "look at the run's preprocess: does the model take images of this size?"
+            if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error):
+                hint = "set a smaller activations.batch_size"
+            what = f"fails on images of shape {tuple(batch.shape[1:])}: {type(error).__name__}: {_first_line(error)}"
+            raise ModelError("model", what, hint) from error
+        idle = [name for name in self.layers if name not in seen.names]
+        if idle:
+            raise ModelError(
+                f"layer {listing(idle)}", "does not run in a forward pass", "take it out of the run's layers"
+            )
+
+
+@dataclass
+class _Pass:
+    """One forward pass as its hooks see it."""
+
+    outputs: Outputs
+    take: Callable[[str, Output], None]
+    device: str
+    names: set[str]  # the layers that have run
+
+    def begin(self, batch: "Tensor") -> None:
+        """Forget the last batch."""
+        self.outputs.begin(batch)
+        self.names.clear()
+
+    def keep(self, name: str, module: "nn.Module", inputs: Any, output: Any) -> None:  # noqa: ARG002
+        """Take a layer's output at once, before a later in-place layer can change it: the forward hook."""
+        import torch
+
+        if name in self.names:
+            what, hint = "runs more than once in a forward pass", "choose the layer around it, or one that runs once"
+            raise ModelError(f"layer {name}", what, hint)
+        self.names.add(name)
+        if isinstance(output, tuple | list) and output:
+            output = output[0]
+        try:
+            with torch.autocast(self.device.split(":")[0], enabled=False):
+                self.take(name, self.outputs.read(name, module, output))
+        except NoUnitsError as error:
+            raise ModelError(f"layer {name}", f"puts out {kind_of(output)}, {error.what}", error.hint) from None
+
+
+def pick_device(asked: str) -> str:
+    """Return the torch device to run on; "auto" is a GPU where there is one.
+
+    Raises:
+        ModelError: where the asked one is not there.
+    """
+    import torch
+
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=asked)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError("--device", f"{asked} cannot be used: {_first_line(error)}", "try --device cpu") from error
+    return asked
+
+
+def _finite(layers: Iterable[LayerActivations]) -> tuple[LayerActivations, ...]:
+    recorded = tuple(layers)
+    for layer in recorded:
+        bad = ~np.isfinite(layer.values).all(axis=0)
+        if bad.any():
+            what = f"units {listing(np.flatnonzero(bad).tolist())} of layer {layer.name} are NaN or infinite"
+            raise CheckpointError("activations", what, "look at this checkpoint's weights")
+    return recorded
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,141 @@
+"""A whole study under one detector, and what a figure shows of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from cmon.records.arrays import BoolArray, FloatArray, IntArray, Pixels
+from cmon.records.recorded import Concepts
+
+
+@dataclass(frozen=True)
+class Units:
+    """A table with one row per run, checkpoint, layer and unit; all columns have R rows.
+
+    Args:
+        run: (R,) int32, index into Study.runs.
+        checkpoint: (R,) int32, index into Study.checkpoints.
+        layer: (R,) int32, index into Study.layers.
+        unit: (R,) int32, index within its layer.
+        concept: (R,) int32, index of the best concept; -1 for dead units.
+        score: (R,) the best concept's score; NaN for dead units.
+        interpretable: (R,) bool.
+        alive: (R,) bool.
+        top_concept: (R, 10) int32, best first; -1 where there is none.
+        top_score: (R, 10).
+        top_images: (R, 20) int32, index into Study.image_ids; -1 where there is none.
+        embedding: (R, D) equation 1; NaN for dead units.
+        xy: (R, 2) the plane, no unit; NaN for dead units.
+    """
+
+    run: IntArray
+    checkpoint: IntArray
+    layer: IntArray
+    unit: IntArray
+    concept: IntArray
+    score: FloatArray
+    interpretable: BoolArray
+    alive: BoolArray
+    top_concept: IntArray
+    top_score: FloatArray
+    top_images: IntArray
+    embedding: FloatArray
+    xy: FloatArray
+
+
+@dataclass(frozen=True)
+class CheckpointName:
+    """One checkpoint of one run: `run` indexes Study.runs."""
+
+    run: int
+    name: str
+    step: int
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """Named words in the space: features (N, D) unit norm, xy (N, 2)."""
+
+    names: tuple[str, ...]
+    features: FloatArray
+    xy: FloatArray
+
+
+@dataclass(frozen=True)
+class Study:
+    """One detector's whole study, as `embed` leaves it for `report`.
+
+    Args:
+        detector: its name.
+        score_unit: what a score is measured in.
+        runs: names, in the config's order.
+        checkpoints: (K,) by run, then by step.
+        layers: names, in forward order.
+        concepts: the C words.
+        concept_xy: (C, 2) their places in the plane.
+        image_ids: (I,) names.
+        units: the table of all units.
+        anchors: N of them, perhaps none.
+        d_anchor: (K, L) mean distance to the nearest anchor; NaN where no unit or anchor is.
+        prior_perplexity: (K, L) units that the layer's prior rests on; NaN where the detector has no prior.
+        facts: numbers on the projection and the scoring, such as `trustworthiness`.
+    """
+
+    detector: str
+    score_unit: str
+    runs: tuple[str, ...]
+    checkpoints: tuple[CheckpointName, ...]
+    layers: tuple[str, ...]
+    concepts: Concepts
+    concept_xy: FloatArray
+    image_ids: tuple[str, ...]
+    units: Units
+    anchors: Anchors
+    d_anchor: FloatArray
+    prior_perplexity: FloatArray
+    facts: dict[str, float]
+
+
+@dataclass(frozen=True)
+class View:
+    """What one figure is drawn from: a study, the run it shows, and how.
+
+    Args:
+        study: the whole study; figures use the shared plane of all runs.
+        run: index into study.runs.
+        track: (layer index, unit) of the units to follow.
+        steps: checkpoint indices, into study.checkpoints, that plane and evolution show.
+        top: units per layer in top_units.
+        images: top images shown of a unit.
+        caption: the settings, one line, printed small beneath the figure.
+        thumbnail: image index -> (h, w, 3) uint8, at most 96 px wide and high.
+    """
+
+    study: Study
+    run: int
+    track: tuple[tuple[int, int], ...]
+    steps: tuple[int, ...]
+    top: int
+    images: int
+    caption: str
+    thumbnail: Callable[[int], Pixels]
+
+    @cached_property
+    def checkpoints(self) -> tuple[int, ...]:
+        """Indices into study.checkpoints of this run, by step."""
+        return tuple(k for k, name in enumerate(self.study.checkpoints) if name.run == self.run)
+
+    def rows(self, checkpoint: int, layer: int | None = None) -> npt.NDArray[np.intp]:
+        """Return the table's rows of one checkpoint, of all its layers or of one, by layer and unit."""
+        units = self.study.units
+        chosen = units.checkpoint == checkpoint
+        if layer is not None:
+            chosen &= units.layer == layer
+        return np.flatnonzero(chosen)
+
+    def step(self, checkpoint: int) -> int:
+        """Return a checkpoint's step."""
+        return self.study.checkpoints[checkpoint].step
