@@ -3,11 +3,11 @@
 from cmon.config import Detector as DetectorTable
 from cmon.detectors import detector_from
 from cmon.detectors.base import Detector, label_layer
-from cmon.errors import CheckpointError, ConfigError, DetectorError, StaleInputError, StoreError, listing
+from cmon.errors import CheckpointError, ConfigError, DetectorError, ProbeError, StaleInputError, StoreError, listing
 from cmon.recipes import Plan, Unit
-from cmon.records import CheckpointLabels, Evidence, LayerLabels
+from cmon.records import CheckpointCounts, CheckpointLabels, Evidence, LayerLabels
 from cmon.statistics import is_low_prior
-from cmon.stores import read_activations, read_evidence, write_labels
+from cmon.stores import read_activations, read_counts, read_evidence, write_labels
 from cmon.work import Options, Outcome, Progress, Stopwatch, provenance
 from cmon.workspace import Target, shown
 
@@ -84,7 +84,9 @@ def _stale(
             return None
         if not options.dry_run:
             plan.activations(unit).require("activations", plan.workspace.root)
-    except (StaleInputError, CheckpointError, ConfigError, StoreError) as error:
+            if detector_from(table).uses == "counts":
+                plan.counts(unit).require("activations", plan.workspace.root)
+    except (StaleInputError, CheckpointError, ConfigError, ProbeError, StoreError) as error:
         outcome.failed.append((unit.name, error))
         return None
     if not state.current and state.status != "missing":
@@ -96,16 +98,19 @@ def _stale(
 def _label(plan: Plan, table: DetectorTable, unit: Unit, evidence: Evidence) -> CheckpointLabels:
     source = plan.workspace.activations(unit.run.name, unit.checkpoint.name)
     recorded = read_activations(source, plan.study.activations.pooling)
-    if recorded.image_ids != evidence.image_ids:
-        where = shown(source, plan.workspace.root)
-        raise StoreError(where, "holds other images than evidence.h5", "delete both, and run cmon activations")
     detector: Detector = detector_from(table)
+    used: Evidence | CheckpointCounts = evidence
+    if detector.uses == "counts":
+        used = read_counts(plan.workspace.counts(unit.run.name, unit.checkpoint.name))
+    if recorded.image_ids != used.image_ids:
+        where = shown(source, plan.workspace.root)
+        raise StoreError(where, f"holds other images than the {detector.uses}", "delete both, and run cmon activations")
     tau = None if table.tau == "none" else float(table.tau)
     try:
-        layers = tuple(label_layer(detector, layer, evidence, tau) for layer in recorded.layers)
+        layers = tuple(label_layer(detector, layer, used.of_layer(layer.name), tau) for layer in recorded.layers)
     except DetectorError as error:
         raise DetectorError(f"{unit.name}: {error.where}", error.what, error.hint) from error
-    return CheckpointLabels(evidence.concepts, evidence.image_ids, layers, recorded.step, detector.score_unit)
+    return CheckpointLabels(used.concepts, used.image_ids, layers, recorded.step, detector.score_unit)
 
 
 def _low_prior(detector: DetectorTable, run: str, low: list[LayerLabels]) -> str:

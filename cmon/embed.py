@@ -15,6 +15,7 @@ from cmon.records import (
     Anchors,
     CheckpointLabels,
     CheckpointName,
+    Concepts,
     Evidence,
     FloatArray,
     LayerLabels,
@@ -67,24 +68,25 @@ def _require_all(plan: Plan, table: DetectorTable) -> None:
 def _study(plan: Plan, table: DetectorTable, evidence: Evidence, options: Options) -> Study:
     names, labels = _by_step(plan, table)
     layers = tuple(dict.fromkeys(layer.name for checkpoint in labels for layer in checkpoint.layers))
-    settings = plan.study.embed
-    units = _units(names, labels, layers, evidence, settings)
-    anchor_features = _anchor_features(plan, evidence, options)
+    settings, concepts = plan.study.embed, labels[0].concepts
+    concept_features, anchor_features = _features_of(plan, concepts, evidence, options)
+    units = _units(names, labels, layers, concept_features, settings)
     alive = units.alive
-    points = np.concatenate([units.embedding[alive], evidence.concept_features, anchor_features])
+    points = np.concatenate([units.embedding[alive], concept_features, anchor_features])
     placed, trust = place(_projection(settings), points)
     count = int(alive.sum())
     units.xy[alive] = placed[:count]
-    anchor_start = count + len(evidence.concept_features)
+    anchor_start = count + len(concept_features)
     return Study(
         detector=table.name,
         score_unit=labels[0].score_unit,
         runs=tuple(run.name for run in plan.study.run),
         checkpoints=names,
         layers=layers,
-        concepts=evidence.concepts,
+        concepts=concepts,
+        concept_features=concept_features,
         concept_xy=placed[count:anchor_start],
-        image_ids=evidence.image_ids,
+        image_ids=labels[0].image_ids,
         units=units,
         anchors=Anchors(tuple(settings.anchors), anchor_features, placed[anchor_start:]),
         d_anchor=_d_anchor(units, len(names), len(layers), anchor_features),
@@ -111,7 +113,7 @@ def _units(
     names: tuple[CheckpointName, ...],
     labels: list[CheckpointLabels],
     layers: tuple[str, ...],
-    evidence: Evidence,
+    concept_features: FloatArray,
     settings: Embed,
 ) -> Units:
     parts: list[tuple[int, int, int, LayerLabels]] = [
@@ -128,9 +130,7 @@ def _units(
 
     top_concept, top_score = joined("top_concept").astype(np.int32), joined("top_score").astype(np.float32)
     best = settings.top_k
-    embedding = unified_embedding(
-        top_concept[:, :best], top_score[:, :best], evidence.concept_features, settings.temperature
-    )
+    embedding = unified_embedding(top_concept[:, :best], top_score[:, :best], concept_features, settings.temperature)
     return Units(
         run=repeated([part[0] for part in parts]),
         checkpoint=repeated([part[1] for part in parts]),
@@ -148,22 +148,25 @@ def _units(
     )
 
 
-def _anchor_features(plan: Plan, evidence: Evidence, options: Options) -> FloatArray:
-    """Place the anchors: those of the concept set from the evidence, the others by the text encoder."""
-    anchors = plan.study.embed.anchors
-    rows = {word: row for row, word in enumerate(evidence.concepts.names)}
-    features = np.empty((len(anchors), evidence.concept_features.shape[1]), dtype=np.float32)
-    outside = [word for word in anchors if word not in rows]
-    encoded = {}
-    if outside:
+def _features_of(plan: Plan, concepts: Concepts, evidence: Evidence, options: Options) -> tuple[FloatArray, FloatArray]:
+    """Place concepts and anchors, (C, D) and (N, D): those of the evidence as there, others by the text encoder."""
+    known = dict(zip(evidence.concepts.names, evidence.concept_features, strict=True))
+    for key, words in (("concepts", concepts.names), ("embed.anchors", plan.study.embed.anchors)):
+        outside = [word for word in dict.fromkeys(words) if word not in known]
+        if not outside:
+            continue
         encoder = open_encoder(plan.study.encoder, pick_device(options.device), options.trust_pickle)
         try:
-            encoded = dict(zip(outside, encoder.text_features(outside, plan.study.concepts.prompt), strict=True))
+            known |= zip(outside, encoder.text_features(outside, plan.study.concepts.prompt), strict=True)
         except CmonError as error:
-            raise type(error)(f"embed.anchors: {error.where}", error.what, error.hint) from error
-    for position, word in enumerate(anchors):
-        features[position] = evidence.concept_features[rows[word]] if word in rows else encoded[word]
-    return features
+            raise type(error)(f"{key}: {error.where}", error.what, error.hint) from error
+    size = evidence.concept_features.shape[1]
+    features = (
+        np.array([known[word] for word in words], dtype=np.float32)
+        for words in (concepts.names, plan.study.embed.anchors)
+    )
+    placed, anchors = (rows.reshape(-1, size) for rows in features)
+    return placed, anchors
 
 
 def _projection(settings: Embed) -> Umap | Pca:
@@ -191,6 +194,7 @@ def _layer_fact(labels: list[CheckpointLabels], layers: tuple[str, ...], fact: s
 
 
 def _common_facts(labels: list[CheckpointLabels]) -> dict[str, float]:
-    """Keep the numbers on the scoring that all layers share, such as a."""
+    """Keep the numbers on the scoring that all layers share, such as a, and the largest of what differs."""
     facts = [layer.facts for checkpoint in labels for layer in checkpoint.layers if layer.facts]
-    return {name: facts[0][name] for name in (facts[0] if facts else {}) if name in ("a", "spread", "lam")}
+    common = [name for name in (facts[0] if facts else {}) if name in ("a", "spread", "lam", "quantile", "rank_error")]
+    return {name: max(one[name] for one in facts) for name in common}

@@ -27,15 +27,15 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """One detector's figures of one run.
+    """One detector's figures of one run, or those that compare two.
 
     Args:
-        detector: its name.
+        detector: its name, or both.
         run: its name.
         caption: the settings in one line.
         warning: what a reader should know before believing the scores; "" where nothing.
         pictures: the figures.
-        layers: rows of the layer table at the first and the last step.
+        layers: rows of the layer table at the first and the last step; none where two detectors are compared.
         folder: where units.csv and layers.csv lie, relative to the page.
     """
 

@@ -16,12 +16,12 @@ from cmon.encoders import encoder_recipe, feature_concepts
 from cmon.errors import CheckpointError, ConfigError, listing, nearest
 from cmon.fingerprint import HashMemory, Recipe, fingerprint
 from cmon.models import model_recipe
-from cmon.probes import Probe, broden_concepts, open_probe
+from cmon.probes import Labels, Probe, broden_concepts, open_labels, open_probe
 from cmon.records import Concepts
 from cmon.workspace import Target, Workspace
 
 # Raised by hand when equal parameters give other numbers than before.
-ALGORITHM = {"pixels": 1, "activations": 1, "evidence": 1, "similarity": 1, "embedding": 1, "report": 1}
+ALGORITHM = {"pixels": 1, "activations": 1, "counts": 1, "evidence": 1, "similarity": 1, "embedding": 2, "report": 2}
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,22 @@ class Plan:
             return Concepts(words, ("",) * len(words))
         raise ConfigError("concepts.file", "is missing", "name a .csv or .txt of concepts")
 
+    @cached_property
+    def counts_pixels(self) -> bool:
+        """Whether a detector compares units with masks."""
+        return any(detector_from(table).uses == "counts" for table in self.study.detector)
+
+    @cached_property
+    def labels(self) -> Labels:
+        """What the images show, and where."""
+        assert self.probe.ids, "the probe's own index is sound"
+        return open_labels(self.study.probe.path)
+
+    @cached_property
+    def labels_fingerprint(self) -> str:
+        """The sha256 over the tables and masks."""
+        return self.labels.fingerprint(self.memory)
+
     def pixels(self, preprocess: Preprocess) -> Recipe:
         """Return the recipe of the probe's decoded images."""
         return {
@@ -90,24 +106,32 @@ class Plan:
     def activations(self, unit: Unit) -> Target:
         """Return one checkpoint's activations."""
         path = self.workspace.activations(unit.run.name, unit.checkpoint.name)
+        recipe = self._forward(unit) | {"algorithm": ALGORITHM["activations"], "tokens": unit.run.tokens}
+        return Target(path, "activations", recipe | {"pooling": self.study.activations.pooling})
+
+    def counts(self, unit: Unit) -> Target:
+        """Return one checkpoint's counts of pixels."""
+        path = self.workspace.counts(unit.run.name, unit.checkpoint.name)
+        own = {"algorithm": ALGORITHM["counts"], "labels": self.labels_fingerprint}
+        return Target(path, "counts", self._forward(unit) | own | {"quantile": self.study.activations.quantile})
+
+    def _forward(self, unit: Unit) -> Recipe:
+        """Return what decides the outputs of a checkpoint's layers."""
+        run = unit.run
         try:
             checkpoint = self.memory.sha256(unit.checkpoint.path)
         except OSError as error:
             hint = "mend or leave it out"
             raise CheckpointError(unit.checkpoint.path, error.strerror or "cannot be read", hint) from error
-        return Target(path, "activations", {"checkpoint": checkpoint, **self._recording(unit.run)})
-
-    def _recording(self, run: Run) -> Recipe:
         return {
-            "algorithm": ALGORITHM["activations"],
+            "checkpoint": checkpoint,
             "probe": self.probe_fingerprint,
             "on_error": self.study.probe.on_error,
             "model": model_recipe(run.model, run.model_args),
             "state_dict_key": run.state_dict_key,
             "layers": list(run.layers),
-            "tokens": run.tokens,
             "preprocess": run.preprocess.recipe(),
-            **self.study.activations.recipe("batch_size"),
+            "precision": self.study.activations.precision,
         }
 
     @cached_property
@@ -126,11 +150,13 @@ class Plan:
     def similarity(self, detector: Detector, unit: Unit) -> Target:
         """Return one checkpoint's labels under one detector."""
         path = self.workspace.similarity(detector.name, unit.run.name, unit.checkpoint.name)
+        made = detector_from(detector)
+        used = self.counts(unit) if made.uses == "counts" else self.evidence
         recipe = {
             "algorithm": ALGORITHM["similarity"],
             "activations": self.activations(unit).fingerprint,
-            "evidence": self.evidence.fingerprint,
-            "detector": detector_from(detector).recipe(),
+            made.uses: used.fingerprint,
+            "detector": made.recipe(),
             "tau": detector.tau,
         }
         return Target(path, "similarity", recipe)
@@ -177,6 +203,9 @@ def plan_study(study: Study) -> Plan:
     """
     for detector in study.detector:
         detector_from(detector)
+        if detector_from(detector).uses == "counts" and study.probe.kind != "broden":
+            what, hint = "compares units with masks, which this probe has not", 'take a probe of kind = "broden"'
+            raise ConfigError(f"detector {detector.name}", what, hint)
     if study.probe.kind == "images" and study.workspace.resolve().is_relative_to(study.probe.path.resolve()):
         what = f"{study.workspace} lies in the probe's folder, so that its pictures would become images of the probe"
         raise ConfigError("workspace", what, "set a folder outside of probe.path")

@@ -3,7 +3,9 @@
 import base64
 import io
 import json
+from dataclasses import replace
 from functools import lru_cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +51,12 @@ def report_study(plan: Plan, options: Options, progress: Progress) -> Outcome:
         return outcome
     watch = Stopwatch()
     written: dict[str, int] = {}
-    figures = len(plan.study.report.figures) * len(plan.study.run) * len(plan.study.detector)
-    progress.begin("report", figures)
-    sections = [section for table in plan.study.detector for section in _detector(plan, table, written, progress)]
+    progress.begin("report", _figure_count(plan))
+    studies = [read_study(plan.embedding(table).path) for table in plan.study.detector]
+    drawn = zip(plan.study.detector, studies, strict=True)
+    sections = [section for one in drawn for section in _detector(plan, *one, written, progress)]
+    for first, second in combinations(zip(plan.study.detector, studies, strict=True), 2):
+        sections += _agreement(plan, first, second, written, progress)
     page = render(sections, _settings(plan), provenance(watch))
     _put(plan, "index.html", page.encode("utf-8", "replace"), written)
     old = _manifest(plan.workspace.report)
@@ -75,9 +80,23 @@ def report_state(plan: Plan) -> State:
     return State("stale", f"lost: {listing(lost)}") if lost else State("current")
 
 
-def _detector(plan: Plan, table: DetectorTable, written: dict[str, int], progress: Progress) -> list[Section]:
+def _figure_count(plan: Plan) -> int:
+    """Count the pictures to draw, over all runs."""
+    single, comparing, tables = len(_names(plan, False)), len(_names(plan, True)), len(plan.study.detector)
+    return len(plan.study.run) * (tables * single + tables * (tables - 1) // 2 * comparing)
+
+
+def _names(plan: Plan, compares: bool) -> list[str]:
+    """Name the wanted figures of one detector, or of two."""
+    from cmon.figures import FIGURES
+
+    return [name for name in plan.study.report.figures if FIGURES[name].compares is compares]
+
+
+def _detector(
+    plan: Plan, table: DetectorTable, study: Study, written: dict[str, int], progress: Progress
+) -> list[Section]:
     """Write one detector's tables and figures."""
-    study = read_study(plan.embedding(table).path)
     folder = table.name
     layers = layers_table(study)
     _put(plan, f"{folder}/units.csv", csv_bytes(units_table(study)), written)
@@ -86,7 +105,7 @@ def _detector(plan: Plan, table: DetectorTable, written: dict[str, int], progres
     for run in range(len(study.runs)):
         view = _view(plan, table, study, run)
         pictures = []
-        for name in plan.study.report.figures:
+        for name in _names(plan, False):
             pictures.append(_picture(plan, view, name, f"{folder}/{study.runs[run]}/{name}", written))
             progress.advance(1, f"{study.runs[run]}/{name}")
         here = layers["run"] == study.runs[run]
@@ -95,6 +114,28 @@ def _detector(plan: Plan, table: DetectorTable, written: dict[str, int], progres
         rows = [row for row in rows if row["step"] in ends]
         warning = _low_prior(layers, study, study.runs[run])
         sections.append(Section(table.name, study.runs[run], view.caption, warning, pictures, rows, folder))
+    return sections
+
+
+def _agreement(
+    plan: Plan,
+    first: tuple[DetectorTable, Study],
+    second: tuple[DetectorTable, Study],
+    written: dict[str, int],
+    progress: Progress,
+) -> list[Section]:
+    """Write the figures that compare two detectors."""
+    sections = []
+    title, folder = f"{first[0].name} and {second[0].name}", f"{first[0].name}~{second[0].name}"
+    for run, run_name in enumerate(first[1].runs if _names(plan, True) else ()):
+        view = _view(plan, *first, run)
+        caption = f"{view.caption}. {_caption(plan, *second, run)}"
+        view = replace(view, other=second[1], near=plan.study.report.near, caption=caption)
+        pictures = []
+        for name in _names(plan, True):
+            pictures.append(_picture(plan, view, name, f"{folder}/{run_name}/{name}", written))
+            progress.advance(1, f"{run_name}/{name}")
+        sections.append(Section(title, run_name, caption, "", pictures, [], folder))
     return sections
 
 
@@ -202,8 +243,12 @@ def _caption(plan: Plan, table: DetectorTable, study: Study, run: int) -> str:
     perplexity = study.prior_perplexity[[name.run == run for name in study.checkpoints]]
     if np.isfinite(perplexity).any() and study.facts["lam"] > 0:
         parts += ["prior: layer", f"its perplexity {np.nanmedian(perplexity):.1f} units (median)"]
+    if "quantile" in study.facts:
+        error = f" (within {study.facts['rank_error']:.1g})" if study.facts["rank_error"] else ""
+        parts += [f"T exceeded at {study.facts['quantile']:g} of positions{error}"]
     alive = study.units.alive[study.units.run == run]
-    parts += [f"{int((~alive).sum())} of {len(alive):,} units x checkpoints dead"]
+    silent = "dead or saturated" if "quantile" in study.facts else "dead"
+    parts += [f"{int((~alive).sum())} of {len(alive):,} units x checkpoints {silent}"]
     embed = plan.study.embed
     parts += [f"plane: {embed.projection}, trustworthiness {study.facts['trustworthiness']:.2f}"]
     parts += [

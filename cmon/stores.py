@@ -12,13 +12,23 @@ activations, a file per checkpoint: activations/<run>/<checkpoint>.h5
     /layer_names                    (L,)   str, in forward order
     /layers/<layer>/mean or max     (I, U) pooled activations, in the unit of the layer's output
 
+counts, a file per checkpoint, where a detector compares units with masks: counts/<run>/<checkpoint>.h5
+    attributes quantile, the share of positions above a threshold, and rank_error, by how much it may be off at most
+    /images/id, /concepts/name, /concepts/category; a concept is a pair of word and category
+    /categories                     (G,)   str
+    /concept_area                   (C,)   int64, pixels of the masks of each concept over all images
+    /layer_names                    (L,)   str, in forward order
+    /layers/<layer>/threshold       (U,)   the activation that a unit exceeds at `quantile` of all positions
+    /layers/<layer>/intersection    (U, C) int64, pixels above the threshold within the concept's mask
+    /layers/<layer>/unit_area       (U, G) int64, pixels above it in the images that carry a label of the category
+
 evidence, a file per workspace: evidence.h5
     /images/id, /concepts/name, /concepts/category
     /image_features                 (I, D) unit norm
     /concept_features               (C, D) unit norm
 
 similarity, a file per detector and checkpoint: similarity/<detector>/<run>/<checkpoint>.h5
-    attribute step, attribute score_unit
+    attribute step, attribute score_unit; concepts are those of its detector: the evidence's, or the counts'
     /images/id, /concepts/name, /concepts/category, /layer_names
     /layers/<layer>                 attributes: numbers on the scoring, such as a, spread, prior_perplexity
     /layers/<layer>/scores          (U, C) higher is better, under the layer's own prior; NaN for dead units
@@ -37,6 +47,7 @@ embedding, a file per detector: embedding/<detector>.h5
     /units/score (R,), /units/interpretable, /units/alive (R,) bool
     /units/top_concept, top_score, top_images         (R, T), (R, T), (R, M) as in similarity
     /units/u                        (R, D) the unified embedding (Concept-Monitor, equation 1); NaN for dead units
+    /concepts/features              (C, D) unit norm
     /units/xy, /concepts/xy, /anchors/xy   (R, 2), (C, 2), (N, 2) the plane, comparable only within this file
     /anchors/name (N,) str, /anchors/features (N, D)
     /d_anchor                       (K, L) mean distance of units to the nearest anchor in the space itself
@@ -64,17 +75,20 @@ from cmon.h5 import (
 from cmon.records import (
     Anchors,
     CheckpointActivations,
+    CheckpointCounts,
     CheckpointLabels,
     CheckpointName,
     Concepts,
     Evidence,
     LayerActivations,
+    LayerCounts,
     LayerLabels,
     Study,
     Units,
 )
 
 LABEL_ARRAYS = ("scores", "log_prior", "top_concept", "top_score", "top_images", "alive", "interpretable")
+COUNT_ARRAYS = ("threshold", "intersection", "unit_area")
 UNIT_NAMES = {"embedding": "u"}  # a field of Units that is called otherwise in the file
 
 
@@ -100,6 +114,40 @@ def read_activations(path: Path, pooling: str) -> CheckpointActivations:
             LayerActivations(name, file[f"layers/{name}/{pooling}"][:]) for name in read_strings(file, "layer_names")
         )
         return CheckpointActivations(read_strings(file, "images/id"), layers, _read_step(file))
+
+
+def write_counts(path: Path, recipe: Recipe, provenance: Json, counts: CheckpointCounts) -> None:
+    """Write one checkpoint's counts of pixels."""
+
+    def fill(file: h5py.File) -> None:
+        _write_facts(file, {"quantile": counts.quantile, "rank_error": counts.rank_error})
+        write_strings(file, "images/id", counts.image_ids)
+        _write_concepts(file, counts.concepts)
+        write_strings(file, "categories", counts.categories)
+        write_array(file, "concept_area", counts.concept_area)
+        write_strings(file, "layer_names", tuple(layer.name for layer in counts.layers))
+        for layer in counts.layers:
+            for name in COUNT_ARRAYS:
+                write_array(file, f"layers/{layer.name}/{name}", getattr(layer, name))
+
+    write_file(path, "counts", recipe, provenance, fill)
+
+
+def read_counts(path: Path) -> CheckpointCounts:
+    """Read one checkpoint's counts of pixels."""
+    with open_file(path, "counts") as file:
+        layers = tuple(
+            LayerCounts(name, *(file[f"layers/{name}/{array}"][:] for array in COUNT_ARRAYS))
+            for name in read_strings(file, "layer_names")
+        )
+        return CheckpointCounts(
+            concepts=_read_concepts(file),
+            categories=read_strings(file, "categories"),
+            image_ids=read_strings(file, "images/id"),
+            concept_area=file["concept_area"][:],
+            layers=layers,
+            **_facts(file),
+        )
 
 
 def write_evidence(path: Path, recipe: Recipe, provenance: Json, evidence: Evidence) -> None:
@@ -169,6 +217,7 @@ def write_study(path: Path, recipe: Recipe, provenance: Json, study: Study) -> N
         write_strings(file, "layer_names", study.layers)
         write_strings(file, "images/id", study.image_ids)
         _write_concepts(file, study.concepts)
+        write_array(file, "concepts/features", study.concept_features)
         write_array(file, "concepts/xy", study.concept_xy)
         write_array(file, "checkpoints/run", np.array([c.run for c in study.checkpoints], dtype=np.int32))
         write_strings(file, "checkpoints/name", tuple(c.name for c in study.checkpoints))
@@ -201,6 +250,7 @@ def read_study(path: Path) -> Study:
             checkpoints=tuple(CheckpointName(*row) for row in checkpoints),
             layers=read_strings(file, "layer_names"),
             concepts=_read_concepts(file),
+            concept_features=file["concepts/features"][:],
             concept_xy=file["concepts/xy"][:],
             image_ids=read_strings(file, "images/id"),
             units=Units(**units),

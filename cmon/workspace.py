@@ -82,6 +82,10 @@ class Workspace:
         """Return the place of one checkpoint's activations."""
         return self.root / "activations" / run / f"{checkpoint}.h5"
 
+    def counts(self, run: str, checkpoint: str) -> Path:
+        """Return the place of one checkpoint's counts of pixels."""
+        return self.root / "counts" / run / f"{checkpoint}.h5"
+
     @property
     def evidence(self) -> Path:
         """Return the place of the evidence."""

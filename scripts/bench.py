@@ -1,10 +1,12 @@
 """Time cmon against its baselines, each pair in one process and on the same threads.
 
-    make bench                      # on made-up images and the demo's classifier
-    CMON_DATA=data make bench       # on CIFAR-10's test images and a ResNet-20
+    make bench                      # on made-up images, with the demo's classifier and a ResNet-18
+    CMON_DATA=data make bench       # on CIFAR-10's test images with a ResNet-20, and mini_broden.zip with a ResNet-18
 
 recording   all that happens per checkpoint: reading and checking the decoded images, scaling, the forward pass, pooling
             in hooks; against the bare forward passes over the same images, already scaled and in memory.
+counting    all that Network Dissection adds to that: thresholds in the same pass, then a second pass, with reading and
+            decoding the masks, that counts pixels; against one bare forward pass over the same images.
 
 Ratios are medians over pairs, one of each in turn, since machines are noisy.
 """
@@ -13,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,13 +23,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from concept_world import render, write_broden
 
 from cmon import pixels
-from cmon.activations import Batches
+from cmon.activations import Batches, Labelled
 from cmon.config import Preprocess, Probe
 from cmon.models import build_model, select_layers
-from cmon.probes import crop, open_probe
-from cmon.recording import Recorder
+from cmon.probes import crop, open_labels, open_probe
+from cmon.recording import Counter, Recorder, Thresholds
 
 DEMO_MODEL = Path(__file__).resolve().parents[1] / "sample_configs" / "demo" / "classifier.py"
 
@@ -34,13 +38,15 @@ DEMO_MODEL = Path(__file__).resolve().parents[1] / "sample_configs" / "demo" / "
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--only", nargs="*", choices=["recording", "counting"])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {arguments.threads} threads"
     print(f"{machine}, torch {torch.__version__}, float32, medians of {arguments.pairs} pairs")
-    rows = [time_recording(arguments.pairs)]
+    timed = {"recording": time_recording, "counting": time_counting}
+    rows = [time(arguments.pairs) for name, time in timed.items() if name in (arguments.only or timed)]
     for row in rows:
         print(f"{row['what']}: {row['cmon_s']:.2f} s against {row['baseline_s']:.2f} s, ratio {row['ratio']:.2f}")
     if arguments.json:
@@ -49,7 +55,7 @@ def main() -> None:
 
 def time_recording(pairs: int) -> dict[str, object]:
     """Time the recording of every image against the bare forward passes."""
-    data = os.environ.get("CMON_DATA") and Path(os.environ["CMON_DATA"]).resolve()
+    data = data_folder()
     with tempfile.TemporaryDirectory() as folder:
         if data:
             probe = open_probe(Probe(kind="images", path=data / "cifar10_test.zip"))
@@ -64,14 +70,56 @@ def time_recording(pairs: int) -> dict[str, object]:
         model = build_model(source, {}).to(memory_format=torch.channels_last)
         recorder = Recorder(select_layers(model, ["layer?"]))
         batches = Batches(cache, Preprocess(), 128, "cpu")
-        ready = [batch.clone(memory_format=torch.channels_last) for batch in batches]
-
-        def forward() -> None:
-            with torch.inference_mode():
-                for batch in ready:
-                    model(batch)
-
+        forward = bare_forward(model, batches)
         return compare(f"{what}, {len(ids):,} images", lambda: recorder(model, batches, len(ids)), forward, pairs)
+
+
+def time_counting(pairs: int) -> dict[str, object]:
+    """Time both passes of Network Dissection over every image against one bare forward pass."""
+    data = data_folder()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if data:
+            path, preprocess = data / "mini_broden.zip", Preprocess()
+        else:
+            path, preprocess = folder / "world", Preprocess(resize=224)
+            write_broden(render(300, seed=1), path)
+        probe, labels = open_probe(Probe(kind="broden", path=path)), open_labels(path)
+        ids = probe.ids
+        cache = pixels.build(folder, {"bench": 1}, ids, lambda i: crop(probe.image(i), preprocess), lambda _: None)
+        model = build_model("torchvision:resnet18", {}).to(memory_format=torch.channels_last)
+        recorder = Recorder(select_layers(model, ["layer2", "layer3", "layer4"]))
+        batches = Batches(cache, preprocess, 64, "cpu")
+        groups = [labels.categories.index(category) for category in labels.concepts.categories]
+        sizes = []
+
+        def count() -> None:
+            thresholds = Thresholds(len(ids), 0.005)
+            recorder(model, batches, len(ids), thresholds.add)
+            counter = Counter(thresholds.values(), groups)
+            recorder.watch(model, Labelled(batches, labels, counter.begin), counter.add)
+            sizes.append(sum(part.nbytes for one in counter.counts() for part in (one.intersection, one.unit_area)))
+
+        what = f"counting for Network Dissection, ResNet-18, layers 2 to 4, {len(ids):,} images of 224 px"
+        row = compare(what, count, bare_forward(model, batches), pairs)
+        peak_mib = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return row | {"count_bytes": sizes[-1], "concepts": len(groups), "peak_mib": peak_mib}
+
+
+def data_folder() -> Path | None:
+    return Path(os.environ["CMON_DATA"]).resolve() if os.environ.get("CMON_DATA") else None
+
+
+def bare_forward(model: torch.nn.Module, batches: Batches) -> Callable[[], None]:
+    """Return the forward passes and nothing else, over images that are scaled and in memory."""
+    ready = [batch.clone(memory_format=torch.channels_last) for batch in batches]
+
+    def forward() -> None:
+        with torch.inference_mode():
+            for batch in ready:
+                model(batch)
+
+    return forward
 
 
 def compare(what: str, ours: Callable[[], object], baseline: Callable[[], object], pairs: int) -> dict[str, object]:

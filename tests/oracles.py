@@ -4,6 +4,7 @@ Activations and cosines are lists of rows, one row an image. All units count as 
 """
 
 import math
+from fractions import Fraction
 
 
 def columns(rows):
@@ -165,3 +166,66 @@ def d_anchor(units, anchors):
 def effective_number(labels):
     shares = [labels.count(label) / len(labels) for label in set(labels)]
     return math.exp(-math.fsum(share * math.log(share) for share in shares))
+
+
+def quantile(values, share):
+    """The value that `share` of the values lie above, between two of them where it falls between."""
+    ordered = sorted(values, reverse=True)
+    place = share * (len(ordered) - 1)
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+def interpolated(plane, y, x):
+    """Bilinear interpolation of rows of numbers at a place in (0, 1) x (0, 1), in exact arithmetic.
+
+    Position i of n lies at (i + 1/2) / n; beyond the outermost ones the plane goes on as it is there.
+    """
+
+    def weights(place, positions):
+        at = min(max(Fraction(place) * positions - Fraction(1, 2), Fraction(0)), Fraction(positions - 1))
+        low = math.floor(at)
+        return [(low, 1 - (at - low)), (min(low + 1, positions - 1), at - low)]
+
+    return sum(
+        row_weight * column_weight * Fraction(plane[row][column])
+        for row, row_weight in weights(y, len(plane))
+        for column, column_weight in weights(x, len(plane[0]))
+    )
+
+
+def network_dissection(maps, thresholds, labels, category_of):
+    """Pixels and IoU, loop by loop.
+
+    maps[image][unit] are rows of numbers, labels[image] is {concept: rows of true and false}, an empty one where an
+    image shows nothing. Returns intersections [unit][concept], IoU [unit][concept], unit areas [unit][category] and
+    concept areas.
+    """
+    units, concepts = len(thresholds), len(category_of)
+    categories = max(category_of) + 1
+    both = [[0] * concepts for _ in range(units)]
+    area = [[0] * categories for _ in range(units)]
+    concept_area = [0] * concepts
+    for planes, shown in zip(maps, labels, strict=True):
+        if not shown:
+            continue
+        rows, columns = (len(next(iter(shown.values()))), len(next(iter(shown.values()))[0]))
+        places = [(y, x) for y in range(rows) for x in range(columns)]
+        carried = {category_of[concept] for concept in shown}
+        for concept, mask in shown.items():
+            concept_area[concept] += sum(mask[y][x] for y, x in places)
+        for unit, plane in enumerate(planes):
+            for y, x in places:
+                value = interpolated(plane, Fraction(2 * y + 1, 2 * rows), Fraction(2 * x + 1, 2 * columns))
+                if value > Fraction(thresholds[unit]):
+                    for category in carried:
+                        area[unit][category] += 1
+                    for concept, mask in shown.items():
+                        both[unit][concept] += bool(mask[y][x])
+    iou = [[0.0] * concepts for _ in range(units)]
+    for unit in range(units):
+        for concept in range(concepts):
+            union = area[unit][category_of[concept]] + concept_area[concept] - both[unit][concept]
+            iou[unit][concept] = both[unit][concept] / union if union else 0.0
+    return both, iou, area, concept_area

@@ -1,5 +1,6 @@
 import io
 import itertools
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -69,6 +70,7 @@ def a_study(
         checkpoints=tuple(checkpoints),
         layers=tuple(layers),
         concepts=Concepts(tuple(names), tuple(words.values())),
+        concept_features=features_of(names),
         concept_xy=np.stack([np.arange(len(names)), np.zeros(len(names))], axis=1).astype(np.float32),
         image_ids=tuple(f"{i}.png" for i in range(6)),
         units=units,
@@ -76,6 +78,29 @@ def a_study(
         d_anchor=np.tile(np.arange(len(layers), dtype=np.float32) + 0.5, (len(checkpoints), 1)),
         prior_perplexity=np.full((len(checkpoints), len(layers)), np.nan, np.float32),
         facts={"trustworthiness": 0.876},
+    )
+
+
+def features_of(words: Sequence[str]) -> np.ndarray:
+    """Give every word a direction of its own, (C, 8), the same in every list of words."""
+    rows = [np.random.default_rng(zlib.crc32(word.encode())).normal(size=8) for word in words]
+    return np.array([row / np.linalg.norm(row) for row in rows], np.float32)
+
+
+def another(study: Study) -> Study:
+    """Label the units of a study by a second detector: half of the words are others, some units are dead."""
+    old, units = study.concepts, study.units
+    names = tuple(name if i % 2 else f"not {name}" for i, name in enumerate(old.names))[::-1]
+    alive = units.alive & (np.arange(len(units.alive)) % 7 != 6)
+    score = np.where(alive, np.where(units.checkpoint % 4 == 3, 0.03, 0.3), np.nan).astype(np.float32)
+    concept = np.where(alive, len(names) - 1 - units.concept, -1).astype(np.int32)
+    return replace(
+        study,
+        detector="network_dissection",
+        score_unit="IoU",
+        concepts=Concepts(names, old.categories[::-1]),
+        concept_features=features_of(names),
+        units=replace(units, concept=concept, score=score, alive=alive, interpretable=score >= 0.04),
     )
 
 
@@ -89,7 +114,13 @@ def a_view(study: Study, **changes: Any) -> View:
     return replace(view, **changes)
 
 
+def fitting(name: str, view: View) -> View:
+    """Give a view what the figure of this name needs."""
+    return replace(view, other=another(view.study)) if FIGURES[name].compares else view
+
+
 def drawn(name: str, view: View) -> Figure:
+    view = fitting(name, view)
     return FIGURES[name].draw(view, FIGURES[name].table(view))
 
 
@@ -143,6 +174,7 @@ def test_the_registry_holds_the_figures_that_a_config_may_name():
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_hard_study_is_drawn_without_a_warning_and_within_the_page(name: str, hard_view: View):
+    hard_view = fitting(name, hard_view)
     table = FIGURES[name].table(hard_view)
     assert len({len(column) for column in table.values()}) == 1
     assert all(column.dtype != object for column in table.values())

@@ -178,7 +178,7 @@ def test_another_tau_is_named_as_the_reason_and_leaves_activations_alone(finishe
 
 
 def test_another_category_or_prompt_encodes_no_image_again(finished, monkeypatch):
-    from cmon import activations as stage
+    from cmon.activations import evidence as stage
     from cmon.encoders import open_encoder
 
     def words_only(*arguments):

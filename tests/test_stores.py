@@ -15,11 +15,13 @@ from cmon.h5 import read_header
 from cmon.records import (
     Anchors,
     CheckpointActivations,
+    CheckpointCounts,
     CheckpointLabels,
     CheckpointName,
     Concepts,
     Evidence,
     LayerActivations,
+    LayerCounts,
     LayerLabels,
     Study,
     Units,
@@ -60,6 +62,14 @@ def evidence(ids=IDS, concepts=CONCEPTS, dimensions=5):
     return Evidence(ids, concepts, floats(len(ids), dimensions), floats(len(concepts.names), dimensions))
 
 
+def counts(ids=IDS, layers=("layer1", "layer2.0.conv", "層"), units=6):
+    def longs(*shape):
+        return integers(*shape).astype(np.int64) * 2**40
+
+    made = tuple(LayerCounts(name, floats(units), longs(units, 4), longs(units, 2)) for name in layers)
+    return CheckpointCounts(CONCEPTS, ("texture", ""), ids, longs(4), made, 0.005, 1e-6)
+
+
 def layer_labels(name, prior=True, units=6):
     return LayerLabels(
         name=name,
@@ -91,6 +101,7 @@ def study(rows=7, anchors=("leaf", "縞\0")):
         checkpoints=(CheckpointName(0, "epoch_0", 0), CheckpointName(1, "epoch_2", 2**40)),
         layers=("layer1", "layer2"),
         concepts=CONCEPTS,
+        concept_features=floats(4, 3),
         concept_xy=floats(4, 2),
         image_ids=IDS,
         units=Units(**columns),
@@ -107,6 +118,10 @@ def without_scores(made):
 
 def write_activations(path, made):
     stores.write_activations(path, RECIPE, PROVENANCE, made, "mean")
+
+
+def write_counts(path, made):
+    stores.write_counts(path, RECIPE, PROVENANCE, made)
 
 
 def write_evidence(path, made):
@@ -130,6 +145,7 @@ def read_labels_and_scores(path):
 # kind -> (what is written, how, how it is read back)
 KINDS = {
     "activations": (activations, write_activations, lambda path: stores.read_activations(path, "mean")),
+    "counts": (counts, write_counts, stores.read_counts),
     "evidence": (evidence, write_evidence, stores.read_evidence),
     "similarity": (labels, write_labels, read_labels_and_scores),
     "embedding": (study, write_study, stores.read_study),

@@ -46,6 +46,7 @@ def a_study(words=("cat", "red", "sky"), categories=("object", "color", "scene")
         checkpoints=(CheckpointName(0, "a.pt", 1), CheckpointName(0, "b.pt", 10), CheckpointName(1, "a.pt", 5)),
         layers=("layer1", "layer2"),
         concepts=Concepts(tuple(words), tuple(categories)),
+        concept_features=np.zeros((3, 2), np.float32),
         concept_xy=np.zeros((3, 2), np.float32),
         image_ids=("i.png",),
         units=Units(**{name: np.array(values, kinds.get(name, np.int32)) for name, values in rows.items()}),

@@ -4,12 +4,15 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
+from cmon.detectors import clip_dissect, network_dissection
 from cmon.detectors.base import Detector
-from cmon.detectors.clip_dissect import from_config
 from cmon.errors import ConfigError, listing
 
 # kind in the config -> a function from its [[detector]] table to the detector.
-DETECTORS: Mapping[str, Callable[[Any], Detector]] = {"clip_dissect": from_config}
+DETECTORS: Mapping[str, Callable[[Any], Detector]] = {
+    "clip_dissect": clip_dissect.from_config,
+    "network_dissection": network_dissection.from_config,
+}
 
 
 def detector_from(table: Any) -> Detector:

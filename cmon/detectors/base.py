@@ -1,6 +1,6 @@
 """What a detector is, and what every layer's labels are made of whichever detector scores it."""
 
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -13,32 +13,40 @@ from cmon.records import (
     IntArray,
     LayerActivations,
     LayerLabels,
+    MaskEvidence,
     Scores,
 )
 from cmon.statistics import alive_units, top_images
 
 
 class Detector(Protocol):
-    """Anything that scores units against concepts; a frozen dataclass whose fields are all its parameters."""
+    """Anything that scores units against concepts; a frozen dataclass whose fields are all its parameters.
+
+    It scores them by their pooled activations and by what it `uses`: the evidence of an image-text model, or counts of
+    pixels against a Broden probe's masks.
+    """
 
     score_unit: ClassVar[str]
+    uses: ClassVar[Literal["evidence", "counts"]]
 
     def recipe(self) -> dict[str, Any]:
         """Return all that can change the scores, as JSON values."""
 
-    def __call__(self, activations: FloatArray, evidence: Evidence) -> Scores:
+    def __call__(self, activations: FloatArray, evidence: Any) -> Scores:
         """Score living units.
 
         Args:
             activations: (I, U) finite, no unit constant.
-            evidence: the same I images against C concepts.
+            evidence: of the same I images against C concepts: Evidence, or MaskEvidence of the same units.
 
         Returns:
             Scores of (U, C).
         """
 
 
-def label_layer(detector: Detector, layer: LayerActivations, evidence: Evidence, tau: float | None) -> LayerLabels:
+def label_layer(
+    detector: Detector, layer: LayerActivations, evidence: Evidence | MaskEvidence, tau: float | None
+) -> LayerLabels:
     """Score one layer, and keep its units' best concepts and images.
 
     Dead units are left out of the scoring, and so of any prior; they get -1 and NaN.
@@ -46,7 +54,7 @@ def label_layer(detector: Detector, layer: LayerActivations, evidence: Evidence,
     Args:
         detector: scores the living units.
         layer: (I, U) activations, rows in the order of the evidence's images.
-        evidence: I images against C concepts.
+        evidence: what the detector uses.
         tau: the best score from which a unit is interpretable; None: every living unit is.
 
     Raises:
@@ -55,12 +63,12 @@ def label_layer(detector: Detector, layer: LayerActivations, evidence: Evidence,
     values = layer.values
     if not np.isfinite(values).all():
         raise DetectorError(layer.name, "activations hold NaN or infinity", "look at this checkpoint's training")
-    alive = alive_units(values)
+    alive = alive_units(values) & evidence.judged(values.shape[1])
     units, concepts = len(alive), len(evidence.concepts.names)
     scores = np.full((units, concepts), np.nan, dtype=np.float32)
     log_prior, facts = None, {}
     if alive.any():
-        scored = detector(values[:, alive], evidence)
+        scored = detector(values[:, alive], evidence.of_units(alive))
         if not np.isfinite(scored.values).all():
             hint = "look at the encoder's features and the detector's parameters"
             raise DetectorError(layer.name, "the detector's scores are NaN or infinite", hint)

@@ -27,6 +27,7 @@ class Similarity:
     """What the five have in common: a recipe, and the unit of their scores."""
 
     score_unit: ClassVar[str] = "cosine"
+    uses: ClassVar[Literal["evidence", "counts"]] = "evidence"
 
     def recipe(self) -> dict[str, Any]:
         """Return the function's name with all its parameters."""

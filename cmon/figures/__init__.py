@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from cmon.figures import categories, evolution, plane, top_units, trajectories
+from cmon.figures import agreement, categories, evolution, plane, top_units, trajectories
 from cmon.records import Table, View
 
 
@@ -18,12 +18,14 @@ class Drawing:
         explanation: what is seen and what each mark means, in one sentence.
         table: the numbers of the figure, from a view.
         draw: the figure, from the view and its table.
+        compares: does it show two detectors, `view.study` and `view.other`.
     """
 
     title: str
     explanation: str
     table: Callable[[View], Table]
     draw: Callable[[View, Table], Figure]
+    compares: bool = False
 
 
 FIGURES: dict[str, Drawing] = {
@@ -70,5 +72,15 @@ FIGURES: dict[str, Drawing] = {
         "score, and the images that activate it most.",
         top_units.table,
         top_units.draw,
+    ),
+    "agreement": Drawing(
+        "Where two detectors agree",
+        "For each layer, of its units that have an interpretable word from both detectors, the share whose "
+        "two words are the same (dots), near in meaning (triangles) or of the same category (squares, of the "
+        "units whose words both have one) at every checkpoint; dotted, in the same colours, the shares that "
+        "dealing the second detector's words to these units at random would give.",
+        agreement.table,
+        agreement.draw,
+        compares=True,
     ),
 }

@@ -158,7 +158,7 @@ def _areas(axes: Axes, rows: Table, groups: Groups) -> None:
     shares = rows["share"].reshape(-1, len(groups.names) + len(WHOLE)).T
     steps = rows["step"].reshape(shares.shape[1], -1)[:, 0]
     places, evenly = positions(steps)
-    _label_steps(axes, places, steps, evenly)
+    label_steps(axes, places, steps, evenly)
     if len(steps) == 1:
         places, shares = np.array([-0.3, 0.3]), np.repeat(shares, 2, axis=1)
     upper = np.cumsum(shares, axis=0)
@@ -177,7 +177,7 @@ def positions(steps: Counts) -> tuple[Points, bool]:
     return (np.arange(len(steps)) if evenly else steps).astype(np.float64), evenly
 
 
-def _label_steps(axes: Axes, places: Points, steps: Counts, evenly: bool) -> None:
+def label_steps(axes: Axes, places: Points, steps: Counts, evenly: bool) -> None:
     """Name up to four checkpoints, the first and the last among them, and tick all."""
     wanted = np.linspace(places[0], places[-1], 4 if steps[-1] < 10_000 else 3)
     named = np.unique(np.abs(places[None] - wanted[:, None]).argmin(axis=1))

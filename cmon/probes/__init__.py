@@ -12,8 +12,9 @@ from cmon.fingerprint import HashMemory
 from cmon.probes.broden import broden_concepts, open_broden
 from cmon.probes.cifar import open_cifar
 from cmon.probes.images import IMAGE_ENDINGS, crop, decode, open_images
+from cmon.probes.labels import Labels, open_labels
 
-__all__ = ["PROBES", "Probe", "broden_concepts", "crop", "decode", "open_probe"]
+__all__ = ["PROBES", "Labels", "Probe", "broden_concepts", "crop", "decode", "open_labels", "open_probe"]
 
 
 class Probe(Protocol):

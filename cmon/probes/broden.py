@@ -3,6 +3,7 @@
 import csv
 import io
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from cmon.config import Probe as ProbeTable
@@ -17,10 +18,10 @@ MARKS = {"color": "-c", "scene": "-s"}
 
 def open_broden(table: ProbeTable) -> ImageFiles:
     """Open the images that a Broden index lists; ids are its `image` column."""
-    files, root = _root(table.path)
+    files, root = find_root(table.path)
     where = f"{table.path}: {root}index.csv"
     rows = defaultdict(list)
-    for number, row in _rows(files, f"{root}index.csv"):
+    for number, row in read_rows(files, f"{root}index.csv"):
         if "image" not in row:
             raise ProbeError(where, "has no column `image`", "is this Broden's index?")
         if not row["image"]:
@@ -41,26 +42,45 @@ def broden_concepts(path: Path) -> Concepts:
 
     A label without a category is on no image, and so is no concept of this probe.
     """
-    files, root = _root(path)
-    where, best = f"{root}label.csv", dict[str, tuple[int, str]]()
-    for number, row in _rows(files, where):
+    files, root = find_root(path)
+    best = dict[str, tuple[int, str]]()
+    for label in read_labels(files, root):
+        for category, count in label.categories:
+            best[label.word] = max(best.get(label.word, (-1, "")), (count, category))
+    return Concepts(tuple(best), tuple(category for _, category in best.values()))
+
+
+@dataclass(frozen=True)
+class Label:
+    """A row of label.csv: a number, its bare word, and how many images carry it in each category."""
+
+    row: int
+    number: str
+    word: str
+    categories: tuple[tuple[str, int], ...]
+
+
+def read_labels(files: Files, root: str) -> list[Label]:
+    """Read label.csv; a label without a category is on no image."""
+    where, found = f"{files.path}: {root}label.csv", list[Label]()
+    for number, row in read_rows(files, f"{root}label.csv"):
         try:
-            parts = [part.strip().removesuffix(")").partition("(") for part in row["category"].split(";")]
-            word = row["name"]
+            word, stated = row["name"], row["category"].strip()
+            parts = [part.strip().removesuffix(")").partition("(") for part in stated.split(";")] if stated else []
             for mark in {MARKS[category] for category, _, _ in parts if category in MARKS}:
                 word = word.removesuffix(mark)
             if not word:
                 raise ValueError
-            for category, _, count in parts if row["category"].strip() else ():
-                best[word] = max(best.get(word, (-1, "")), (int(count or 0), category))
+            categories = tuple((category, int(count or 0)) for category, _, count in parts)
+            found.append(Label(number, row.get("number") or "", word, categories))
         except (KeyError, ValueError, AttributeError) as error:
-            raise ProbeError(f"{path}: {where}", f"row {number} is not a label: {one_line(row)}", "mend it") from error
-    if not best:
-        raise ProbeError(f"{path}: {where}", "holds no labels", "is this Broden?")
-    return Concepts(tuple(best), tuple(category for _, category in best.values()))
+            raise ProbeError(where, f"row {number} is not a label: {one_line(row)}", "mend it") from error
+    if not any(label.categories for label in found):
+        raise ProbeError(where, "holds no labels", "is this Broden?")
+    return found
 
 
-def _root(path: Path) -> tuple[Files, str]:
+def find_root(path: Path) -> tuple[Files, str]:
     """Find Broden's root in a folder or zip: the files, and the prefix of those beside index.csv."""
     files = open_files(path)
     found = [name for name in files.names() if PurePosixPath(name).name == "index.csv"]
@@ -69,7 +89,7 @@ def _root(path: Path) -> tuple[Files, str]:
     return files, min(found, key=lambda name: (name.count("/"), name)).removesuffix("index.csv")
 
 
-def _rows(files: Files, name: str) -> list[tuple[int, dict[str, str]]]:
+def read_rows(files: Files, name: str) -> list[tuple[int, dict[str, str]]]:
     """Read a table with a header; rows are numbered as an editor shows them, the header being row 1."""
     try:
         return list(enumerate(csv.DictReader(io.StringIO(files.read(name).decode("utf-8-sig"))), 2))

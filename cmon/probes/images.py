@@ -3,6 +3,7 @@
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -17,6 +18,7 @@ from cmon.records import Pixels
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 # Pillow knows more, among them formats that start other programs.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+Size: TypeAlias = tuple[int, int]
 UNREADABLE_HINT = 'mend or remove it, or set on_error = "skip" under [probe]'
 
 
@@ -96,21 +98,38 @@ def crop(image: Image.Image, preprocess: Preprocess) -> Pixels:
     Raises:
         ValueError: where the image is smaller than the crop.
     """
+    size, box = frame(image.size, preprocess)
+    if size != image.size:
+        method = Image.Resampling.BILINEAR if preprocess.interpolation == "bilinear" else Image.Resampling.BICUBIC
+        image = image.resize(size, method)
+    return np.asarray(image if box == (0, 0, *size) else image.crop(box), dtype=np.uint8)
+
+
+def frame(size: Size, preprocess: Preprocess) -> tuple[Size, tuple[int, int, int, int]]:
+    """Say what a run's network sees of an image: its size after resizing, and the box that is cut from that.
+
+    Args:
+        size: of the image, width and height in pixels.
+        preprocess: of the run.
+
+    Returns:
+        Width and height; left, top, right and bottom.
+
+    Raises:
+        ValueError: where the image is smaller than the crop.
+    """
     if preprocess.resize is not None:
-        width, height = image.size
+        width, height = size
         short = min(width, height)
         # As torchvision rounds: the longer side is cut off, not rounded.
         size = (
             preprocess.resize if width == short else int(preprocess.resize * width / short),
             preprocess.resize if height == short else int(preprocess.resize * height / short),
         )
-        method = Image.Resampling.BILINEAR if preprocess.interpolation == "bilinear" else Image.Resampling.BICUBIC
-        image = image if size == image.size else image.resize(size, method)
-    if preprocess.crop is not None:
-        width, height = image.size
-        side = preprocess.crop
-        if min(width, height) < side:
-            raise ValueError(f"is {width}x{height}, smaller than the crop of {side}")
-        left, top = round((width - side) / 2), round((height - side) / 2)
-        image = image.crop((left, top, left + side, top + side))
-    return np.asarray(image, dtype=np.uint8)
+    if preprocess.crop is None:
+        return size, (0, 0, *size)
+    (width, height), side = size, preprocess.crop
+    if min(width, height) < side:
+        raise ValueError(f"is {width}x{height}, smaller than the crop of {side}")
+    left, top = round((width - side) / 2), round((height - side) / 2)
+    return size, (left, top, left + side, top + side)

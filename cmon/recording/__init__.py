@@ -1,5 +1,7 @@
 """Recording units in forward passes: pooled activations, thresholds, and counts against concept masks."""
 
+from cmon.recording.counting import Counter
 from cmon.recording.recorder import Recorder, pick_device
+from cmon.recording.tails import Thresholds
 
-__all__ = ["Recorder", "pick_device"]
+__all__ = ["Counter", "Recorder", "Thresholds", "pick_device"]

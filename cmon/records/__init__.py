@@ -14,6 +14,7 @@ from cmon.records.recorded import (
     TOP_CONCEPTS,
     TOP_IMAGES,
     CheckpointActivations,
+    CheckpointCounts,
     CheckpointLabels,
     Concepts,
     Evidence,
@@ -21,6 +22,7 @@ from cmon.records.recorded import (
     LayerActivations,
     LayerCounts,
     LayerLabels,
+    MaskEvidence,
     Scores,
 )
 from cmon.records.study import (
@@ -38,6 +40,7 @@ __all__ = [
     "Anchors",
     "BoolArray",
     "CheckpointActivations",
+    "CheckpointCounts",
     "CheckpointLabels",
     "CheckpointName",
     "Concepts",
@@ -49,6 +52,7 @@ __all__ = [
     "LayerCounts",
     "LayerLabels",
     "LongArray",
+    "MaskEvidence",
     "Pixels",
     "Scores",
     "Study",

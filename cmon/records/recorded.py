@@ -17,7 +17,7 @@ class Concepts:
     """The words that units may be given.
 
     Args:
-        names: (C,) unique words.
+        names: (C,) words, unique or, of a Broden probe's own labels, unique with their categories.
         categories: (C,) the category of each, "" where there is none.
     """
 
@@ -40,6 +40,18 @@ class Evidence:
     concepts: Concepts
     image_features: FloatArray
     concept_features: FloatArray
+
+    def of_layer(self, layer: str) -> "Evidence":  # noqa: ARG002
+        """Return itself: it knows no layers."""
+        return self
+
+    def judged(self, units: int) -> BoolArray:
+        """Tell of which of a layer's units it can say anything, (U,): all."""
+        return np.ones(units, dtype=np.bool_)
+
+    def of_units(self, chosen: BoolArray) -> "Evidence":  # noqa: ARG002
+        """Return itself: it knows no units."""
+        return self
 
     @cached_property
     def cosines(self) -> FloatArray:
@@ -102,6 +114,69 @@ class LayerCounts:
     threshold: FloatArray
     intersection: LongArray
     unit_area: LongArray
+
+
+@dataclass(frozen=True)
+class CheckpointCounts:
+    """All recorded layers of one checkpoint against concept masks.
+
+    Args:
+        concepts: C pairs of word and category.
+        categories: (G,) names.
+        image_ids: (I,) names of the images that were counted.
+        concept_area: (C,) int64, pixels of each concept's masks over all images.
+        layers: in forward order.
+        quantile: the share of positions above a threshold.
+        rank_error: by how much that share may be off, at most, in any layer.
+    """
+
+    concepts: Concepts
+    categories: tuple[str, ...]
+    image_ids: tuple[str, ...]
+    concept_area: LongArray
+    layers: tuple[LayerCounts, ...]
+    quantile: float
+    rank_error: float
+
+    def of_layer(self, layer: str) -> "MaskEvidence":
+        """Return what a detector needs of one layer."""
+        counts = next(one for one in self.layers if one.name == layer)
+        groups = np.array([self.categories.index(category) for category in self.concepts.categories])
+        area = counts.unit_area[:, groups]
+        facts = {"quantile": self.quantile, "rank_error": self.rank_error}
+        return MaskEvidence(self.concepts, counts.intersection, area, self.concept_area, facts)
+
+
+@dataclass(frozen=True)
+class MaskEvidence:
+    """What concept masks say of one layer's units, in pixels.
+
+    Args:
+        concepts: C pairs of word and category.
+        intersection: (U, C) int64, where a unit exceeds its threshold within a concept's mask.
+        unit_area: (U, C) int64, where it does in the images that carry a label of the concept's category.
+        concept_area: (C,) int64, of a concept's masks.
+        facts: the quantile of the thresholds, with its error.
+    """
+
+    concepts: Concepts
+    intersection: LongArray
+    unit_area: LongArray
+    concept_area: LongArray
+    facts: dict[str, float]
+
+    def judged(self, units: int) -> BoolArray:
+        """Tell of which of a layer's units it can say anything, (U,): those above their threshold in a labelled image.
+
+        Others are constant, or saturate: so many positions share their greatest value that none is above the quantile.
+        """
+        assert units == len(self.unit_area)
+        return np.asarray(self.unit_area.any(axis=1))
+
+    def of_units(self, chosen: BoolArray) -> "MaskEvidence":
+        """Keep the chosen units, (U,) bool."""
+        both, area = self.intersection[chosen], self.unit_area[chosen]
+        return MaskEvidence(self.concepts, both, area, self.concept_area, self.facts)
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,7 @@ class Study:
         checkpoints: (K,) by run, then by step.
         layers: names, in forward order.
         concepts: the C words.
+        concept_features: (C, D) unit norm.
         concept_xy: (C, 2) their places in the plane.
         image_ids: (I,) names.
         units: the table of all units.
@@ -90,6 +91,7 @@ class Study:
     checkpoints: tuple[CheckpointName, ...]
     layers: tuple[str, ...]
     concepts: Concepts
+    concept_features: FloatArray
     concept_xy: FloatArray
     image_ids: tuple[str, ...]
     units: Units
@@ -112,6 +114,8 @@ class View:
         images: top images shown of a unit.
         caption: the settings, one line, printed small beneath the figure.
         thumbnail: image index -> (h, w, 3) uint8, at most 96 px wide and high.
+        other: the same units under another detector, row by row; None where a figure shows one detector.
+        near: the cosine of two words' features from which they are near in meaning.
     """
 
     study: Study
@@ -122,6 +126,8 @@ class View:
     images: int
     caption: str
     thumbnail: Callable[[int], Pixels]
+    other: Study | None = None
+    near: float = 0.9
 
     @cached_property
     def checkpoints(self) -> tuple[int, ...]:

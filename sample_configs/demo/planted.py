@@ -14,6 +14,7 @@ PHASES = 16  # shifts of one pattern
 PATCH = 9  # pixels, height and width of a pattern's piece
 VIEWS = 12  # sizes and rotations of one outline
 OUTLINE = 27  # half-pixels, height and width of an outline's window
+REACH = 13  # half-pixels, height and width of where a fit shows
 
 
 class Closeness(nn.Module):
@@ -50,6 +51,17 @@ class Matches(nn.Module):
         return fits.unflatten(1, (self.units, -1)).amax(2).relu()
 
 
+class Outlines(Matches):
+    """The same for outlines, shown over the object and not at its centre alone, which a ring does not cover.
+
+    (n, 1, h, w), the share of each pixel that is object, to (n, units, h, w), at least 0.
+    """
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Compute the best fit near each pixel of the object."""
+        return nn.functional.max_pool2d(super().forward(maps), REACH, stride=1, padding=REACH // 2) * maps
+
+
 class Planted(nn.Module):
     """Units for colours, textures and shapes.
 
@@ -63,7 +75,7 @@ class Planted(nn.Module):
         self.color = Matches(COLORS + 1, COLORS, 1, 3)
         self.texture = Matches(2, TEXTURES, PHASES, PATCH)
         self.shrink = nn.MaxPool2d(2)
-        self.shape = Matches(1, SHAPES, VIEWS, OUTLINE)
+        self.shape = Outlines(1, SHAPES, VIEWS, OUTLINE)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Compute each unit's greatest value."""

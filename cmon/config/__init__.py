@@ -5,37 +5,42 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from cmon.config.detectors import ClipDissect, Detector, NetworkDissection, OtherDetector
+from cmon.config.section import Name, Section
 from cmon.errors import ConfigError, listing, one_line
 from cmon.fingerprint import canonical_json
-from cmon.mistakes import NAME_PATTERN, PROMPT_PATTERN, as_config_error
+from cmon.mistakes import PROMPT_PATTERN, as_config_error
 from cmon.paths import FilePath, Source, Weights
 
-FigureName = Literal["plane", "evolution", "categories", "trajectories", "top_units"]
+__all__ = [
+    "FIGURES",
+    "SECTIONS",
+    "Activations",
+    "ClipDissect",
+    "ClipPreprocess",
+    "Concepts",
+    "Detector",
+    "Embed",
+    "Features",
+    "NetworkDissection",
+    "OpenClip",
+    "OtherDetector",
+    "Preprocess",
+    "Probe",
+    "Report",
+    "Run",
+    "Study",
+    "read_config",
+    "schema",
+]
+
+FigureName = Literal["plane", "evolution", "categories", "trajectories", "top_units", "agreement"]
 FIGURES: tuple[FigureName, ...] = get_args(FigureName)
 LARGEST_CONFIG_BYTES = 4 * 2**20
 
-
-def _threshold(value: object) -> object:
-    if isinstance(value, str) and value.startswith("fdr"):
-        raise ValueError('a false discovery rate is not there yet: must be a number or "none" today')
-    return value
-
-
-Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=100)]
 Step = Annotated[int, Field(ge=-(2**63), lt=2**63)]
-Threshold = Annotated[Annotated[float, Field(allow_inf_nan=False)] | Literal["none"], BeforeValidator(_threshold)]
-
-
-class Section(BaseModel):
-    """A table of the config: frozen, and closed to keys that it does not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-    def recipe(self, *exclude: str) -> dict[str, Any]:
-        """Dump the fields, all or all but some, as JSON values."""
-        return self.model_dump(mode="json", exclude=set(exclude))
 
 
 class Probe(Section):
@@ -141,59 +146,12 @@ class Activations(Section):
     pooling: Literal["mean", "max"] = Field("mean", description="over the positions of an activation map")
     precision: Literal["float32", "bfloat16"] = "float32"
     batch_size: int = Field(128, ge=1, description="images at a time; does not change results")
-
-
-class ClipDissect(Section):
-    """CLIP-Dissect (Oikarinen and Weng, ICLR 2023), with the papers' values as defaults."""
-
-    kind: Literal["clip_dissect"]
-    name: Name = Field("clip_dissect", description="its files lie under this name")
-    similarity: Literal["soft_wpmi", "wpmi", "rank_reorder", "cos_similarity", "cos_similarity_cubed"] = "soft_wpmi"
-    tau: Threshold = Field("none", description="the best score from which a unit is interpretable; none: every one is")
-    top_k: int | None = Field(None, ge=1, description="images a unit is judged by; soft_wpmi 100, wpmi 28")
-    a: float | Literal["auto"] | None = Field(
-        None,
-        description="the softmax's inverse temperature; soft_wpmi 10, wpmi 2; auto: a_spread / sd of the cosines",
+    quantile: float = Field(
+        0.005,
+        gt=0,
+        lt=1,
+        description="network_dissection: the share of all positions that a unit's threshold leaves above",
     )
-    a_spread: float = Field(0.3, gt=0, description='what a x sd(cosines) becomes at a = "auto"; 0.3 is CLIP\'s at 10')
-    lam: float | None = Field(None, ge=0, description="the weight of the layer's prior; soft_wpmi 1, wpmi 0.6")
-    p_start: float = Field(0.998, gt=0, lt=1, description="soft_wpmi: the first image's membership probability")
-    p_end: float = Field(0.97, gt=0, lt=1, description="soft_wpmi: the one that the last image's tends to")
-    p: float = Field(3.0, gt=0, description="rank_reorder: the exponent of the error")
-    top_fraction: float = Field(0.05, gt=0, le=1, description="rank_reorder: the share of images a unit is judged by")
-    scale_p: float = Field(0.5, ge=0, description="rank_reorder: the exponent of the mean cosine")
-
-    @model_validator(mode="after")
-    def _positive_temperature(self) -> "ClipDissect":
-        if isinstance(self.a, float) and self.a <= 0:
-            raise ValueError("a must be positive")
-        return self
-
-
-class OtherDetector(Section):
-    """A detector from another package, registered in the entry-point group `cmon.detectors`; it checks its own keys."""
-
-    model_config = ConfigDict(extra="allow")
-
-    kind: str
-    name: Name = Field(description="its files lie under this name; its kind where it has none")
-    tau: Threshold = "none"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _is_named_after_its_kind(cls, table: Any) -> Any:
-        return {"name": table["kind"], **table} if isinstance(table, dict) and "kind" in table else table
-
-
-def _detector_tag(table: Any) -> str:
-    kind = table.get("kind") if isinstance(table, dict) else getattr(table, "kind", None)
-    return "clip_dissect" if kind in (None, "clip_dissect") else "other"
-
-
-Detector = Annotated[
-    Annotated[ClipDissect, Tag("clip_dissect")] | Annotated[OtherDetector, Tag("other")],
-    Discriminator(_detector_tag),
-]
 
 
 class Embed(Section):
@@ -218,12 +176,15 @@ class Embed(Section):
 class Report(Section):
     """Which figures, of what, in which formats."""
 
-    figures: list[FigureName] = list(FIGURES)
+    figures: list[FigureName] = Field(list(FIGURES), description="agreement takes two detectors")
     formats: list[Literal["png", "pdf", "svg"]] = Field(["png", "pdf"], min_length=1)
     track: list[str] = Field([], description="units to follow, as run/layer/unit; none: the clearest at the end")
     steps: list[int] = Field([], description="steps that plane and evolution show; none: first, last and between")
     top: int = Field(5, ge=1, le=20, description="units that top_units shows per layer")
     images: int = Field(5, ge=1, le=10, description="top images shown of a unit")
+    near: float = Field(
+        0.9, gt=-1, le=1, description="agreement: the cosine of two words' features from which they are near in meaning"
+    )
     dpi: int = Field(200, ge=50, le=1200)
 
 
@@ -261,6 +222,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "run.preprocess": Preprocess,
     "activations": Activations,
     "detector.clip_dissect": ClipDissect,
+    "detector.network_dissection": NetworkDissection,
     "detector.other": OtherDetector,
     "embed": Embed,
     "report": Report,

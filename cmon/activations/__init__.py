@@ -1,0 +1,187 @@
+"""Stage 1: run every checkpoint over the probe, and the image-text model over probe and concepts."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cmon.activations.evidence import make_evidence
+from cmon.activations.images import Batches, Labelled, decoded
+from cmon.checkpoints import load_into, read_checkpoint
+from cmon.config import Run
+from cmon.errors import CheckpointError, CmonError, ConfigError, ProbeError, StoreError, listing
+from cmon.fingerprint import changes
+from cmon.models import build_model, select_layers
+from cmon.recipes import Plan, Unit
+from cmon.recording import Counter, Recorder, Thresholds, pick_device
+from cmon.records import CheckpointActivations, CheckpointCounts
+from cmon.stores import write_activations, write_counts
+from cmon.work import Options, Outcome, Progress, Stopwatch, provenance
+from cmon.workspace import Target
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Batches", "Labelled", "record_activations"]
+
+
+def record_activations(plan: Plan, options: Options, progress: Progress) -> Outcome:
+    """Make activations and counts of all selected checkpoints, and the evidence, where they are not current.
+
+    A checkpoint or a run that cannot be used is noted in the outcome, and the others are made.
+
+    Raises:
+        CmonError: where there is no evidence to be had.
+    """
+    outcome = Outcome()
+    units = plan.select(options.runs, options.checkpoints)
+    if not options.dry_run:
+        plan.workspace.sweep()
+    make_evidence(plan, options, progress, outcome)
+    for run in plan.study.run:
+        todo = _stale(plan, [unit for unit in units if unit.run is run], options, progress, outcome)
+        if not todo or options.dry_run:
+            continue
+        try:
+            _record_run(plan, run, todo, options, progress, outcome)
+        except (ConfigError, ProbeError) as error:
+            outcome.failed.append((run.name, _within(f"run {run.name}", error)))
+        except StoreError as error:  # a full or read-only disk: the next file would fare no better
+            outcome.failed.append((run.name, error))
+            break
+    return outcome
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one checkpoint still lacks: its activations, its counts, or both."""
+
+    unit: Unit
+    activations: Target | None
+    counts: Target | None
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """The files to make."""
+        return tuple(target for target in (self.activations, self.counts) if target is not None)
+
+
+def _stale(plan: Plan, units: list[Unit], options: Options, progress: Progress, outcome: Outcome) -> list[Task]:
+    """Return what must be made, and say why."""
+    todo = []
+    for unit in units:
+        try:
+            wanted = [plan.activations(unit), *([plan.counts(unit)] if plan.counts_pixels else [])]
+            states = [target.state() for target in wanted]
+        except (CheckpointError, ConfigError, ProbeError, StoreError) as error:
+            outcome.failed.append((unit.name, error))
+            continue
+        found: dict[str, Target] = {}
+        for target, state in zip(wanted, states, strict=True):
+            name = f"{target.kind} {unit.name}"
+            if state.current and not options.force:
+                outcome.current += 1
+                continue
+            if not state.current and state.status != "missing":
+                progress.line(f"{name}: {state}")
+            outcome.made += [name] if options.dry_run else []
+            found[target.kind] = target
+        if found:
+            todo.append(Task(unit, found.get("activations"), found.get("counts")))
+    return todo
+
+
+def _record_run(plan: Plan, run: Run, todo: list[Task], options: Options, progress: Progress, outcome: Outcome) -> None:
+    device = pick_device(options.device)
+    model = build_model(run.model, run.model_args)
+    layers = select_layers(model, run.layers)
+    recorder = Recorder(layers, plan.study.activations.pooling, run.tokens, plan.study.activations.precision, device)
+    cache = decoded(plan, run.preprocess, progress)
+    if cache.index.skipped:
+        outcome.warnings.append(_skipped(plan, cache.index.skipped))
+    if any(task.counts for task in todo) and plan.labels.unlabelled:
+        outcome.warnings.append(_unlabelled(plan))
+    batches = Batches(cache, run.preprocess, plan.study.activations.batch_size, device)
+    progress.begin(f"activations {run.name}", len(todo))
+    for task in todo:
+        checkpoint = task.unit.checkpoint
+        try:
+            outcome.made += _record(plan, task, model, recorder, batches, options)
+        except CheckpointError as error:
+            outcome.failed.append((task.unit.name, _located(error, checkpoint.path)))
+            progress.advance(1, f"{checkpoint.name} failed")
+            continue
+        progress.advance(1, checkpoint.name)
+    progress.end()
+
+
+def _record(
+    plan: Plan, task: Task, model: "nn.Module", recorder: Recorder, batches: Batches, options: Options
+) -> list[str]:
+    """Make one checkpoint's files, and name them; counts take a second pass, once the first has found thresholds."""
+    import torch
+
+    watch, run, path = Stopwatch(), task.unit.run, task.unit.checkpoint.path
+    weights = read_checkpoint(path, run.state_dict_key, options.trust_pickle)
+    load_into(model, weights, path)
+    _check_unchanged(plan, task)
+    model.to(recorder.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ids = batches.cache.index.ids
+    thresholds = Thresholds(len(ids), plan.study.activations.quantile, recorder.device) if task.counts else None
+    recorded = recorder(model, batches, len(ids), thresholds.add if thresholds else None)
+    if task.activations:
+        result = CheckpointActivations(ids, recorded, weights.step)
+        made = provenance(watch, recorder.device)
+        write_activations(task.activations.path, task.activations.recipe, made, result, recorder.pooling)
+    if task.counts and thresholds:
+        counts = _counted(plan, model, recorder, batches, thresholds)
+        write_counts(task.counts.path, task.counts.recipe, provenance(watch, recorder.device), counts)
+    return [f"{target.kind} {task.unit.name}" for target in task.targets]
+
+
+def _counted(
+    plan: Plan, model: "nn.Module", recorder: Recorder, batches: Batches, thresholds: Thresholds
+) -> CheckpointCounts:
+    """Count pixels in a second pass over the same batches."""
+    labels = plan.labels
+    groups = [labels.categories.index(category) for category in labels.concepts.categories]
+    counter = Counter(thresholds.values(), groups, recorder.device)
+    recorder.watch(model, Labelled(batches, labels, counter.begin), counter.add)
+    return CheckpointCounts(
+        concepts=labels.concepts,
+        categories=labels.categories,
+        image_ids=batches.cache.index.ids,
+        concept_area=counter.concept_area,
+        layers=counter.counts(),
+        quantile=thresholds.share,
+        rank_error=thresholds.rank_error,
+    )
+
+
+def _check_unchanged(plan: Plan, task: Task) -> None:
+    """Raise where the files have changed since they were hashed: what was read may not be what the recipe says."""
+    now = {"activations": plan.activations, "counts": plan.counts}
+    for target in task.targets:
+        if changed := changes(target.recipe, now[target.kind](task.unit).recipe):
+            what = f"changed while it was read: {listing(changed)}"
+            raise CheckpointError(task.unit.checkpoint.path, what, "run again once it is written")
+
+
+def _skipped(plan: Plan, skipped: tuple[str, ...]) -> str:
+    return f"{plan.probe.path}: {len(skipped)} unreadable images left out: {listing(skipped)}"
+
+
+def _unlabelled(plan: Plan) -> str:
+    count, images = plan.labels.unlabelled, len(plan.labels.rows)
+    return f"{plan.probe.path}: {count} of {images} images carry no label: they count for thresholds only"
+
+
+def _within(place: str, error: CmonError) -> CmonError:
+    """Name the run in an error that does not know it."""
+    located = type(error)(f"{place}: {error.where}", error.what, error.hint)
+    located.__cause__ = error
+    return located
+
+
+def _located(error: CheckpointError, path: Path) -> CheckpointError:
+    """Name the checkpoint's file in an error that does not know it."""
+    return error if error.where == str(path) else CheckpointError(path, error.what, error.hint)

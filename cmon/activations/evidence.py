@@ -1,0 +1,72 @@
+"""What the image-text model says of the probe: every image and every word, once a study."""
+
+from collections.abc import Iterator
+
+from PIL import Image
+
+from cmon.activations.images import read_image
+from cmon.encoders import Encoder, open_encoder
+from cmon.errors import DamagedStoreError, ProbeError
+from cmon.h5 import read_header
+from cmon.recipes import Plan
+from cmon.recording import pick_device
+from cmon.records import Evidence, FloatArray
+from cmon.stores import read_evidence, write_evidence
+from cmon.work import Options, Outcome, Progress, Stopwatch, provenance
+from cmon.workspace import Target
+
+
+def make_evidence(plan: Plan, options: Options, progress: Progress, outcome: Outcome) -> None:
+    """Make the evidence where it is not current.
+
+    Raises:
+        CmonError: where that cannot be.
+    """
+    target = plan.evidence
+    state = target.state()
+    if state.current and not options.force:
+        outcome.current += 1
+        return
+    if state.status not in ("missing", "current"):
+        progress.line(f"evidence: {state}")
+    outcome.made.append("evidence")
+    if options.dry_run:
+        return
+    watch, device = Stopwatch(), pick_device(options.device)
+    encoder = open_encoder(plan.study.encoder, device, options.trust_pickle)
+    words = encoder.text_features(plan.concepts.names, plan.study.concepts.prompt)
+    ids, features = (None if options.force else _known_image_features(target)) or _encode_images(
+        plan, encoder, progress
+    )
+    evidence = Evidence(ids, plan.concepts, features, words)
+    write_evidence(target.path, target.recipe, provenance(watch, device), evidence)
+
+
+def _known_image_features(target: Target) -> tuple[tuple[str, ...], FloatArray] | None:
+    """Return the images of the old evidence, where only its words are out of date: a new word costs no image."""
+    try:
+        header = read_header(target.path, target.kind)
+        of_images = ("algorithm", "probe", "on_error", "encoder")
+        if header is None or any(header.recipe.get(key) != target.recipe[key] for key in of_images):
+            return None
+        evidence = read_evidence(target.path)
+    except DamagedStoreError:
+        return None
+    return evidence.image_ids, evidence.image_features
+
+
+def _encode_images(plan: Plan, encoder: Encoder, progress: Progress) -> tuple[tuple[str, ...], FloatArray]:
+    readable = [i for i in range(len(plan.probe.ids)) if plan.study.probe.on_error == "stop" or read_image(plan, i)]
+    ids = tuple(plan.probe.ids[i] for i in readable)
+    if not ids:
+        raise ProbeError(plan.probe.path, "none of its images can be read", "look at probe.path")
+    progress.begin("evidence", len(ids))
+
+    def images() -> Iterator[Image.Image]:
+        for index in readable:
+            yield plan.probe.image(index)
+            progress.advance()
+
+    features = encoder.image_features(ids, images())
+    progress.end()
+    return ids, features

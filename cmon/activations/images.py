@@ -1,0 +1,95 @@
+"""The probe as networks see it: decoded once, then batch by batch, with what each image shows."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from cmon import pixels
+from cmon.config import Preprocess
+from cmon.errors import ProbeError
+from cmon.pixels import DECODERS, PixelCache
+from cmon.probes import Labels, crop
+from cmon.recipes import Plan
+from cmon.records import ImageLabels, Pixels
+from cmon.work import Progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The probe as a run's network sees it: an iterable of (n, 3, h, w) float32 tensors on a device."""
+
+    cache: PixelCache
+    preprocess: Preprocess
+    size: int
+    device: str
+
+    def __iter__(self) -> Iterator["Tensor"]:
+        import torch
+
+        mean, std = (
+            torch.tensor(values, device=self.device).view(3, 1, 1)
+            for values in (self.preprocess.mean, self.preprocess.std)
+        )
+        for block in self.cache.blocks():
+            for part in torch.from_numpy(block).split(min(self.size, len(block))):  # type: ignore[no-untyped-call]
+                # (n, h, w, 3) in memory is (n, 3, h, w) in channels-last: nothing is copied but the bytes themselves.
+                images = part.to(self.device).permute(0, 3, 1, 2).float()
+                yield images.div_(255).sub_(mean).div_(std)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The same batches, with what their images show: before each one, `begin` is told."""
+
+    batches: Batches
+    labels: Labels
+    begin: Callable[[list[ImageLabels]], None]
+
+    def __iter__(self) -> Iterator["Tensor"]:
+        start, ids, preprocess = 0, self.batches.cache.index.ids, self.batches.preprocess
+        with ThreadPoolExecutor(DECODERS) as pool:
+            for batch in self.batches:
+                names = ids[start : start + len(batch)]
+                self.begin(list(pool.map(lambda name: self.labels.of(name, preprocess), names)))
+                start += len(batch)
+                yield batch
+
+
+def decoded(plan: Plan, preprocess: Preprocess, progress: Progress) -> PixelCache:
+    """Return the probe's decoded images, from the cache or freshly decoded into it."""
+    recipe = plan.pixels(preprocess)
+    found = pixels.find(plan.workspace.pixels, recipe)
+    if found is not None:
+        return found
+
+    def decode(index: int) -> Pixels | None:
+        image = read_image(plan, index)
+        if image is None:
+            return None
+        try:
+            return crop(image, preprocess)
+        except ValueError as error:
+            where = f"{plan.probe.path}: {plan.probe.ids[index]}"
+            raise ProbeError(where, str(error), "set the run's preprocess.resize") from error
+
+    progress.begin("decoding", len(plan.probe.ids))
+    cache = pixels.build(plan.workspace.pixels, recipe, plan.probe.ids, decode, progress.advance)
+    progress.end()
+    pixels.prune(plan.workspace.pixels, [plan.pixels(run.preprocess) for run in plan.study.run])
+    return cache
+
+
+def read_image(plan: Plan, index: int) -> Image.Image | None:
+    """Decode one image; None for an unreadable one where the config says to skip it."""
+    try:
+        return plan.probe.image(index)
+    except ProbeError:
+        if plan.study.probe.on_error == "skip":
+            return None
+        raise

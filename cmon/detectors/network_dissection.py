@@ -1,0 +1,35 @@
+"""Network Dissection (Bau et al., CVPR 2017): thresholded activation maps against concept masks."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from cmon.config import NetworkDissection as NetworkDissectionTable
+from cmon.records import FloatArray, MaskEvidence, Scores
+
+
+@dataclass(frozen=True)
+class NetworkDissection:
+    """IoU = sum |M and L| / sum |M or L|, both over the images that carry any label of the concept's category.
+
+    M is where a unit's map, interpolated to the mask's pixels, exceeds the unit's threshold; L is a concept's mask.
+    Both are counted when activations are recorded, so that there are no parameters left.
+    """
+
+    score_unit: ClassVar[str] = "IoU"
+    uses: ClassVar[Literal["evidence", "counts"]] = "counts"
+
+    def recipe(self) -> dict[str, Any]:
+        """Return no parameters: the threshold's are in the recipe of the counts."""
+        return {}
+
+    def __call__(self, activations: FloatArray, evidence: MaskEvidence) -> Scores:  # noqa: ARG002
+        """Score units; (U, C) in [0, 1], 0 where neither the unit nor the concept is anywhere."""
+        union = evidence.unit_area + evidence.concept_area - evidence.intersection
+        return Scores((evidence.intersection / np.maximum(union, 1)).astype(np.float32), None, evidence.facts)
+
+
+def from_config(table: NetworkDissectionTable) -> NetworkDissection:  # noqa: ARG001
+    """Make the detector."""
+    return NetworkDissection()

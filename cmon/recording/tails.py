@@ -1,0 +1,149 @@
+"""The activation that each unit exceeds at a stated share of all positions, in one pass of bounded memory."""
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Values kept of a unit at each weight. Up to half as many wanted ones are kept without any error.
+CAPACITY = 8192
+LEAST = 512
+
+
+class Thresholds:
+    """Finds every layer's thresholds T, batch by batch.
+
+    Args:
+        images: how many there are in all.
+        share: of the positions, above a threshold.
+        device: a torch device.
+    """
+
+    def __init__(self, images: int, share: float, device: str = "cpu") -> None:
+        self.images, self.share, self.device = images, share, device
+        self._tails: dict[str, Tail] = {}
+
+    def add(self, layer: str, maps: "Tensor") -> None:
+        """Take in one layer's maps of a batch, (n, U, h, w) float32."""
+        _, units, height, width = maps.shape
+        if layer not in self._tails:
+            self._tails[layer] = Tail(units, self.images * height * width, self.share, self.device)
+        self._tails[layer].add(maps.permute(0, 2, 3, 1).reshape(-1, units))
+
+    def values(self) -> dict[str, "Tensor"]:
+        """Return the (U,) thresholds of each layer."""
+        import torch
+
+        with torch.inference_mode():  # in which the passes were made
+            return {layer: tail.thresholds() for layer, tail in self._tails.items()}
+
+    @property
+    def rank_error(self) -> float:
+        """The largest of all layers, as a share of positions."""
+        return max(tail.rank_error for tail in self._tails.values())
+
+
+class Tail:
+    """The upper tail of many streams of values at once: exact while it fits into memory, then a sketch of it.
+
+    It keeps what may still be among the wanted largest values. Where these are too many, two sorted runs of equal
+    weight become one of double weight that holds every other value (Munro and Paterson 1980; Manku, Rajagopalan and
+    Lindsay 1998), which can move a rank by that weight. Nothing is drawn at random.
+
+    Args:
+        units: U streams.
+        positions: values that each stream will have in all, N.
+        share: of the positions, above the quantile; 0.005 in Network Dissection.
+        device: a torch device.
+        capacity: values kept of a unit at each weight.
+    """
+
+    def __init__(self, units: int, positions: int, share: float, device: str = "cpu", capacity: int = CAPACITY) -> None:
+        import torch
+
+        place = share * (positions - 1)  # from the largest value down, as numpy's and torch's quantiles interpolate
+        self.positions, self.rank = positions, math.floor(place)
+        self.fraction = place - self.rank
+        self.wanted = min(self.rank + 2, positions)
+        self.size = min(capacity, max(LEAST, 2 * self.wanted))
+        self.seen, self.error, self._skip = 0, 0, 1
+        self._bound = torch.full((units,), -math.inf, device=device)  # what is not above it cannot matter
+        self._buffer = torch.full((units, self.size), -math.inf, device=device)
+        self._filled = torch.zeros(units, dtype=torch.long, device=device)
+        self._runs: list[Tensor | None] = []  # sorted, descending; the values of run i have the weight 2^i
+
+    @property
+    def rank_error(self) -> float:
+        """By what share of all positions the true share above a threshold may differ from the asked one, at most."""
+        return self.error / self.positions
+
+    def add(self, values: "Tensor") -> None:
+        """Take in (P, U) float32 values."""
+        self.seen += len(values)
+        for start in range(0, len(values), self.size):
+            self._add(values[start : start + self.size])
+
+    def thresholds(self) -> "Tensor":
+        """Return the (U,) float32 quantiles, each between two values of its stream.
+
+        They are those of numpy's `quantile(values, 1 - share)`, but for ranks that are off by `rank_error` at most.
+        """
+        assert self.seen == self.positions, "as many values as were announced"
+        self._flush()
+        ranks = (min(rank, self.wanted - 1) for rank in (self.rank, self.rank + 1))
+        upper, lower = (self._ranked(rank).cpu().double() for rank in ranks)
+        return (upper + (lower - upper) * self.fraction).float().to(self._bound.device)
+
+    def _add(self, part: "Tensor") -> None:
+        import torch
+
+        passing = (part > self._bound).T
+        counts = passing.sum(1)
+        if int((self._filled + counts).max()) > self.size:
+            self._flush()
+            passing = (part > self._bound).T
+            counts = passing.sum(1)
+        unit, position = passing.nonzero(as_tuple=True)
+        first = self._filled - counts.cumsum(0) + counts
+        slot = torch.arange(len(unit), device=unit.device) + first[unit]
+        self._buffer[unit, slot] = part[position, unit]
+        self._filled += counts
+
+    def _flush(self) -> None:
+        """Make the buffer a run, raise the bound by it, and let runs of equal weight become one."""
+        import torch
+
+        run = self._buffer.sort(1, descending=True).values
+        self._buffer.fill_(-math.inf)
+        self._filled.zero_()
+        level = 0
+        self._bound = self._ranked(self.wanted - 1 + self.error, run)
+        while level < len(self._runs) and (other := self._runs[level]) is not None:
+            self._runs[level] = None
+            merged = torch.cat([other, run], 1).sort(1, descending=True).values
+            if not bool((merged[:, self.size :] > self._bound[:, None]).any()):
+                run = merged[:, : self.size]
+                break
+            # In turn the second and the first of each pair, so that errors of many thinnings cancel.
+            run = merged[:, self._skip :: 2].contiguous()
+            self._skip = 1 - self._skip
+            self.error += 2**level
+            level += 1
+        if level == len(self._runs):
+            self._runs.append(None)
+        self._runs[level] = run
+
+    def _ranked(self, rank: int, *runs: "Tensor") -> "Tensor":
+        """Return the (U,) values that `rank` values are before, by weight; the bound where too few are kept."""
+        import torch
+
+        weighted = [(run, 1) for run in runs] + [(run, 2**i) for i, run in enumerate(self._runs) if run is not None]
+        values = torch.cat([run for run, _ in weighted], 1)
+        weights = torch.cat([torch.full((run.shape[1],), w, device=values.device) for run, w in weighted])
+        values, order = values.sort(1, descending=True)
+        before = weights[order].cumsum(1)
+        column = (before <= rank).sum(1, keepdim=True)
+        enough = column[:, 0] < values.shape[1]
+        found = values.gather(1, column.clamp(max=values.shape[1] - 1))[:, 0]
+        return torch.where(enough, found, self._bound).maximum(self._bound)
