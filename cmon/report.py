@@ -130,13 +130,17 @@ def _agreement(
     for run, run_name in enumerate(first[1].runs if _names(plan, True) else ()):
         view = _view(plan, *first, run)
         caption = f"{view.caption}. {_caption(plan, *second, run)}"
-        view = replace(view, other=second[1], near=plan.study.report.near, caption=caption)
+        view = replace(view, other=second[1], near=_near(plan), caption=caption)
         pictures = []
         for name in _names(plan, True):
             pictures.append(_picture(plan, view, name, f"{folder}/{run_name}/{name}", written))
             progress.advance(1, f"{run_name}/{name}")
         sections.append(Section(title, run_name, caption, "", pictures, [], folder))
     return sections
+
+
+def _near(plan: Plan) -> float | None:
+    return None if plan.study.report.near == "auto" else float(plan.study.report.near)
 
 
 def _picture(plan: Plan, view: View, name: str, stem: str, written: dict[str, int]) -> Picture:

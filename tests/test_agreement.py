@@ -65,6 +65,7 @@ def test_the_table_holds_what_is_counted_by_hand():
         "chance_word": 5 / 16,
         "chance_near": 7 / 16,
         "chance_category": 9 / 9,
+        "near": 0.9,
     }
 
 
@@ -232,6 +233,25 @@ def test_a_heading_says_of_how_many_units_the_shares_are():
     table = agreement.table(compared(cells, [["dog"] * 3] * 2))
     assert agreement.counted_both(table) == "both: 1 to 2 of 3 units"
     assert agreement.counted_both({name: column[:1] for name, column in table.items()}) == "both: 2 of 3 units"
+
+
+def test_unless_it_is_stated_near_is_what_one_pair_of_concepts_in_a_hundred_exceeds():
+    random = np.random.default_rng(0)
+    features = random.normal(size=(40, 6))
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    names = [f"word {i}" for i in range(40)]
+    study = labelled(dict.fromkeys(names, ""), [["word 0"]])
+    # A word that stands in two categories is no pair with itself.
+    twice = Concepts((*study.concepts.names, "word 3"), (*study.concepts.categories, "other"))
+    study = replace(study, concepts=twice, concept_features=np.float32(np.vstack([features, features[3]])))
+    cosines = sorted(float(features[i] @ features[j]) for i in range(40) for j in range(i))
+    found = agreement.near_cosine(a_view(study, near=None))
+    assert found == pytest.approx(np.quantile(cosines, 0.99), abs=1e-6)
+
+
+def test_one_concept_alone_is_near_itself_only():
+    study = labelled({"dog": ""}, [["dog"]])
+    assert agreement.near_cosine(a_view(study, near=None)) == 1
 
 
 def test_the_figure_names_both_detectors_and_says_what_near_is():

@@ -534,3 +534,86 @@ def test_a_device_that_is_not_there_is_refused():
         with pytest.raises(ModelError, match=f"--device: {asked} cannot be used") as caught:
             pick_device(asked)
         assert "\n" not in str(caught.value)
+
+
+# Maps
+
+
+def watched(model, images, layers, batch_size=4, **options):
+    """The maps that a watch is shown, over all batches."""
+    shown = {name: [] for name in layers}
+    recorder = Recorder(tuple(layers), **options)
+    recorder.watch(model.eval(), images.split(batch_size), lambda name, maps: shown[name].append(maps.clone()))
+    return {name: torch.cat(maps).numpy() for name, maps in shown.items()}
+
+
+def test_a_watch_is_shown_maps_as_a_plain_pass_has_them_and_columns_as_one_position(small):
+    images = images_of(6)
+    plain, shown = outputs(small, images, SMALL_LAYERS), watched(small, images, SMALL_LAYERS)
+    for name in SMALL_LAYERS:
+        expected = plain[name] if plain[name].ndim == 4 else plain[name][:, :, None, None]
+        assert shown[name].dtype == np.float32
+        np.testing.assert_allclose(shown[name], expected, atol=1e-6)
+
+
+def test_a_watch_is_shown_the_same_in_a_recording_pass(small):
+    images, shown = images_of(6), []
+    recorder = Recorder(SMALL_LAYERS)
+    recorder(small.eval(), images.split(4), 6, lambda name, maps: shown.append((name, maps.clone().numpy())))
+    apart = watched(small, images, SMALL_LAYERS)
+    for name in SMALL_LAYERS:
+        together = np.concatenate([maps for layer, maps in shown if layer == name])
+        np.testing.assert_array_equal(together, apart[name])
+
+
+def test_patches_of_a_transformer_are_a_map_without_the_class_token():
+    model, images = tiny_vit(), images_of(5)
+    layer = VIT_LAYERS[0]
+    tokens = outputs(model, images, [layer])[layer]
+    shown = watched(model, images, [layer])[layer]
+    assert shown.shape == (5, 8, 4, 4)
+    for row in range(4):
+        for column in range(4):
+            np.testing.assert_allclose(shown[:, :, row, column], tokens[:, 1 + 4 * row + column], atol=1e-5)
+
+
+def test_maps_with_their_units_last_are_turned():
+    class UnitsLast(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.LayerNorm(3)
+
+        def forward(self, x):
+            return self.norm(x.permute(0, 2, 3, 1))
+
+    model, images = UnitsLast(), images_of(4)
+    expected = outputs(model, images, ["norm"])["norm"].transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(watched(model, images, ["norm"])["norm"], expected, atol=1e-6)
+
+
+def test_positions_that_have_no_place_in_the_image_are_an_error():
+    model = nn.Sequential(nn.Flatten(2), nn.Conv1d(3, 7, 5))
+    with pytest.raises(ModelError, match="no place in the image"):
+        watched(model, images_of(4), ["1"])
+    record(model, images_of(4), ["1"])
+
+
+@pytest.mark.parametrize("prefix", [2, 5])
+def test_tokens_of_which_it_is_not_known_which_are_patches_are_an_error(prefix):
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last = nn.Linear(3, 4)
+
+        def forward(self, x):
+            return self.last(torch.zeros(len(x), prefix + 16, 3))
+
+    with pytest.raises(ModelError, match="no place in the image"):
+        watched(Tokens(), images_of(4), ["last"])
+
+
+def test_maps_of_a_half_precision_pass_are_float32():
+    model, images = Small().eval(), images_of(4)
+    shown = watched(model, images, ["conv1"], precision="bfloat16")["conv1"]
+    assert shown.dtype == np.float32
+    np.testing.assert_allclose(shown, outputs(model, images, ["conv1"])["conv1"], atol=0.05)

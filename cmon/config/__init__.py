@@ -182,8 +182,10 @@ class Report(Section):
     steps: list[int] = Field([], description="steps that plane and evolution show; none: first, last and between")
     top: int = Field(5, ge=1, le=20, description="units that top_units shows per layer")
     images: int = Field(5, ge=1, le=10, description="top images shown of a unit")
-    near: float = Field(
-        0.9, gt=-1, le=1, description="agreement: the cosine of two words' features from which they are near in meaning"
+    near: Annotated[float, Field(gt=-1, le=1)] | Literal["auto"] = Field(
+        "auto",
+        description="agreement: the cosine of two words' features from which they are near in meaning; "
+        "auto: what 1 % of pairs of different concepts exceed",
     )
     dpi: int = Field(200, ge=50, le=1200)
 

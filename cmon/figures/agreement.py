@@ -31,7 +31,7 @@ COLUMNS: dict[str, type] = {
     **dict.fromkeys(("layer", "first", "second"), str),
     **dict.fromkeys(("units", "dead", "first_interpretable", "second_interpretable", "both"), np.int64),
     **dict.fromkeys(("same_word", "near_meaning", "same_category"), np.float64),
-    **dict.fromkeys(("chance_word", "chance_near", "chance_category", "mean_cosine"), np.float64),
+    **dict.fromkeys(("chance_word", "chance_near", "chance_category", "mean_cosine", "near"), np.float64),
 }
 
 
@@ -55,7 +55,7 @@ SENSES = (
     Sense(
         "near_meaning",
         "chance_near",
-        "near in meaning: cosine of the words' features at least {near:g}",
+        "near in meaning: cosine of the words' features at least {near:.3g}",
         {"color": CYCLE[0], "marker": "^", "ms": 4.4, "mec": "none", "lw": 1.1},
     ),
     Sense(
@@ -67,6 +67,7 @@ SENSES = (
 )
 CHANCE: dict[str, Any] = {"ls": (0, (1, 2.2)), "lw": 0.9}
 BETWEEN: dict[str, Any] = {"ls": (1.6, (1, 2.2)), "lw": 0.9}  # its dots fall into CHANCE's gaps
+FEW_PAIRS, MOST_WORDS = 0.01, 1000
 MANY = 15  # checkpoints, from which marks are small
 
 
@@ -102,7 +103,7 @@ def table(view: View) -> Table:
     detector's word of one unit with the second's of another or the same: what dealing the words at random gives. NaN
     where there is no unit.
     """
-    study, other = view.study, _other(view)
+    study, other, near = view.study, _other(view), near_cosine(view)
     rows: list[tuple[Any, ...]] = []
     for checkpoint in view.checkpoints:
         for name in layers_of(view):
@@ -112,10 +113,25 @@ def table(view: View) -> Table:
             place = (study.runs[view.run], study.checkpoints[checkpoint].name, view.step(checkpoint), name)
             counts = (len(here), (~alive).sum(), first.sum(), second.sum(), (first & second).sum())
             clear = here[first & second]
-            shares = _compared(Words.of(study, clear), Words.of(other, clear), view.near)
-            rows.append((*place, study.detector, other.detector, *counts, *shares))
+            shares = _compared(Words.of(study, clear), Words.of(other, clear), near)
+            rows.append((*place, study.detector, other.detector, *counts, *shares, near))
     columns = zip(*rows, strict=True)
     return {n: np.array(column, dtype=COLUMNS[n]) for n, column in zip(COLUMNS, columns, strict=True)}
+
+
+def near_cosine(view: View) -> float:
+    """Return the cosine from which two words are near: the view's, or else what 1 % of pairs of concepts exceed.
+
+    Encoders differ in how far apart they put words that have nothing in common, so that no fixed cosine means the same
+    for all. Beyond 1,000 different words, as many are taken evenly from all.
+    """
+    if view.near is not None:
+        return view.near
+    rows = np.sort(np.unique(np.array(view.study.concepts.names), return_index=True)[1])
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST_WORDS)).round().astype(int))]
+    features = view.study.concept_features[rows].astype(np.float64)
+    pairs = (features @ features.T)[np.triu_indices(len(rows), 1)]
+    return float(np.quantile(pairs, 1 - FEW_PAIRS)) if len(pairs) else 1.0
 
 
 def _other(view: View) -> Study:
@@ -184,7 +200,7 @@ def draw(view: View, table: Table) -> Figure:
         else:
             axes.set_ylabel("share of units\nwith a word from both", labelpad=0)
     page.y += -(-len(layers) // columns) * (height + down) - 0.1
-    page.legend(_marks(senses, view.near))
+    page.legend(_marks(senses, table["near"][0]))
     return page.finish(view.caption)
 
 

@@ -92,6 +92,10 @@ def find_root(path: Path) -> tuple[Files, str]:
 def read_rows(files: Files, name: str) -> list[tuple[int, dict[str, str]]]:
     """Read a table with a header; rows are numbered as an editor shows them, the header being row 1."""
     try:
-        return list(enumerate(csv.DictReader(io.StringIO(files.read(name).decode("utf-8-sig"))), 2))
+        reader = csv.DictReader(io.StringIO(files.read(name).decode("utf-8-sig"), newline=""))
+        twice = {column for column in reader.fieldnames or () if (reader.fieldnames or []).count(column) > 1}
+        if twice:
+            raise ProbeError(f"{files.path}: {name}", f"has two columns {listing(sorted(twice))}", "mend the table")
+        return [(reader.line_num, row) for row in reader]
     except (OSError, ValueError, csv.Error) as error:
         raise ProbeError(f"{files.path}: {name}", f"cannot be read: {one_line(error)}", "is this Broden?") from error

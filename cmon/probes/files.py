@@ -83,7 +83,7 @@ class Archive:
 
     def names(self) -> list[str]:
         """List all files as they are named in the zip, sorted; a name that stands twice is a ProbeError."""
-        entries = [entry.filename for entry in self._zip().infolist() if not entry.is_dir()]
+        entries = [entry.filename for entry in self._zip().infolist() if not entry.filename.endswith("/")]
         names = sorted(name for name in entries if all(map(_is_seen, PurePosixPath(name).parts)))
         twice = {a for a, b in pairwise(names) if a == b}
         if twice:

@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from cmon.config import Preprocess
 from cmon.errors import ProbeError, listing, one_line
 from cmon.fingerprint import HashMemory, named_fingerprint
-from cmon.probes.broden import MARKS, find_root, read_labels, read_rows
+from cmon.probes.broden import find_root, read_labels, read_rows
 from cmon.probes.files import Files
 from cmon.probes.images import FORMATS, Size, frame
 from cmon.records import BoolArray, Concepts, ImageLabels
@@ -149,7 +149,9 @@ class Labels:
             with Image.open(io.BytesIO(self.files.read(f"{self.root}images/{image}")), formats=FORMATS) as opened:
                 size = opened.size
         except UNREADABLE as error:
-            raise ProbeError(where, f"unreadable image: {_cause(error, 'an image')}", "download or unpack it again") from error
+            raise ProbeError(
+                where, f"unreadable image: {_cause(error, 'an image')}", "download or unpack it again"
+            ) from error
         if size != row.image:
             raise ProbeError(where, f"is {_said(size)}, but iw and ih say {_said(row.image)}", MEND)
 
@@ -242,9 +244,7 @@ def _check_categories(labels: Labels, there: set[str]) -> None:
     for category, known in labels.numbers.items():
         name = f"{root}c_{category}.csv"
         for number, row in read_rows(labels.files, name) if name in there else ():
-            concept = known.get(_whole(row.get("number")) or 0)
-            word = None if concept is None else labels.concepts.names[concept]
-            if word is None or row.get("name") not in (word, *(word + mark for mark in MARKS.values())):
+            if _whole(row.get("number")) not in known:
                 what = f"row {number}: label.csv has no such label under {category}: {one_line(row)}"
                 raise ProbeError(f"{path}: {name}", what, MEND)
 

@@ -54,7 +54,7 @@ class Output:
             return self.values[:, :, None, None].float()
         if self.kind == "tokens":
             grids = _grids(self.image)
-            for before in range(min(9, self.values.shape[1])):  # a class token, and up to eight registers
+            for before in (0, 1):  # without a class token, and with one
                 if grid := grids.get(self.values.shape[1] - before):
                     images, _, units = self.values.shape
                     return self.values[:, before:].mT.reshape(images, units, *grid).float()

@@ -115,7 +115,8 @@ class View:
         caption: the settings, one line, printed small beneath the figure.
         thumbnail: image index -> (h, w, 3) uint8, at most 96 px wide and high.
         other: the same units under another detector, row by row; None where a figure shows one detector.
-        near: the cosine of two words' features from which they are near in meaning.
+        near: the cosine of two words' features from which they are near in meaning; None: what few pairs of
+            different concepts exceed.
     """
 
     study: Study
@@ -127,7 +128,7 @@ class View:
     caption: str
     thumbnail: Callable[[int], Pixels]
     other: Study | None = None
-    near: float = 0.9
+    near: float | None = None
 
     @cached_property
     def checkpoints(self) -> tuple[int, ...]:
