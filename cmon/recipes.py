@@ -79,9 +79,9 @@ class Plan:
         raise ConfigError("concepts.file", "is missing", "name a .csv or .txt of concepts")
 
     @cached_property
-    def counts_pixels(self) -> bool:
-        """Whether a detector compares units with masks."""
-        return any(detector_from(table).uses == "counts" for table in self.study.detector)
+    def uses(self) -> frozenset[str]:
+        """What the detectors use: "evidence" of the images, "counts" of pixels within masks, or both."""
+        return frozenset(detector_from(table).uses for table in self.study.detector)
 
     @cached_property
     def labels(self) -> Labels:
@@ -137,10 +137,11 @@ class Plan:
     @cached_property
     def evidence(self) -> Target:
         """What the image-text model says of the probe."""
+        # Without a detector that asks what the images show, only words are encoded, for the embedding.
+        images = {"probe": self.probe_fingerprint, "on_error": self.study.probe.on_error}
         recipe = {
             "algorithm": ALGORITHM["evidence"],
-            "probe": self.probe_fingerprint,
-            "on_error": self.study.probe.on_error,
+            **(images if "evidence" in self.uses else {}),
             "concepts": [list(self.concepts.names), list(self.concepts.categories)],
             "prompt": self.study.concepts.prompt,
             "encoder": encoder_recipe(self.study.encoder, self.memory),

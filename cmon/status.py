@@ -30,7 +30,7 @@ def file_states(plan: Plan) -> Iterator[FileState]:
     for unit in plan.units:
         path = places.activations(unit.run.name, unit.checkpoint.name)
         yield _file(plan, path, partial(plan.activations, unit))
-    for unit in plan.units if plan.counts_pixels else ():
+    for unit in plan.units if "counts" in plan.uses else ():
         path = places.counts(unit.run.name, unit.checkpoint.name)
         yield _file(plan, path, partial(plan.counts, unit))
     for table in tables:

@@ -24,7 +24,7 @@ counts, a file per checkpoint, where a detector compares units with masks: count
 
 evidence, a file per workspace: evidence.h5
     /images/id, /concepts/name, /concepts/category
-    /image_features                 (I, D) unit norm
+    /image_features                 (I, D) unit norm; I is 0 where no detector asks what the images show
     /concept_features               (C, D) unit norm
 
 similarity, a file per detector and checkpoint: similarity/<detector>/<run>/<checkpoint>.h5

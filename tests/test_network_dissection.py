@@ -314,3 +314,22 @@ def test_a_layer_without_places_is_an_error_that_names_it(broden):
 
 def test_the_schema_knows_it():
     assert "network_dissection" in cmon("schema").out
+
+
+def test_alone_it_encodes_words_and_no_image(broden, monkeypatch):
+    from cmon.encoders.features import PrecomputedFeatures
+
+    both = copy.deepcopy(broden.tables["detector"])
+    del broden.tables["detector"][0]
+    broden.edit("report", dpi=50)
+    with monkeypatch.context() as patched:
+        patched.setattr(PrecomputedFeatures, "image_features", lambda *_: pytest.fail("images are encoded"))
+        assert broden.cmon("run").code == 0
+    assert broden.datasets("evidence.h5")["image_features"].shape == (0, 16)
+    alone = broden.datasets("similarity/network_dissection/plain/epoch_1.h5")
+    broden.tables["detector"] = both
+    broden.edit("report", dpi=50)
+    assert broden.cmon("run").code == 0
+    assert broden.datasets("evidence.h5")["image_features"].shape == (IMAGES, 16)
+    together = broden.datasets("similarity/network_dissection/plain/epoch_1.h5")
+    assert np.array_equal(alone["layers/first/scores"], together["layers/first/scores"], equal_nan=True)

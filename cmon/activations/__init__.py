@@ -70,7 +70,7 @@ def _stale(plan: Plan, units: list[Unit], options: Options, progress: Progress, 
     todo = []
     for unit in units:
         try:
-            wanted = [plan.activations(unit), *([plan.counts(unit)] if plan.counts_pixels else [])]
+            wanted = [plan.activations(unit), *([plan.counts(unit)] if "counts" in plan.uses else [])]
             states = [target.state() for target in wanted]
         except (CheckpointError, ConfigError, ProbeError, StoreError) as error:
             outcome.failed.append((unit.name, error))

@@ -35,9 +35,11 @@ def make_evidence(plan: Plan, options: Options, progress: Progress, outcome: Out
     watch, device = Stopwatch(), pick_device(options.device)
     encoder = open_encoder(plan.study.encoder, device, options.trust_pickle)
     words = encoder.text_features(plan.concepts.names, plan.study.concepts.prompt)
-    ids, features = (None if options.force else _known_image_features(target)) or _encode_images(
-        plan, encoder, progress
-    )
+    ids: tuple[str, ...] = ()
+    features = words[:0]
+    if "evidence" in plan.uses:
+        known = None if options.force else _known_image_features(target)
+        ids, features = known or _encode_images(plan, encoder, progress)
     evidence = Evidence(ids, plan.concepts, features, words)
     write_evidence(target.path, target.recipe, provenance(watch, device), evidence)
 
@@ -47,7 +49,7 @@ def _known_image_features(target: Target) -> tuple[tuple[str, ...], FloatArray] 
     try:
         header = read_header(target.path, target.kind)
         of_images = ("algorithm", "probe", "on_error", "encoder")
-        if header is None or any(header.recipe.get(key) != target.recipe[key] for key in of_images):
+        if header is None or any(header.recipe.get(key) != target.recipe.get(key) for key in of_images):
             return None
         evidence = read_evidence(target.path)
     except DamagedStoreError:

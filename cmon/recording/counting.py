@@ -87,7 +87,7 @@ class _OnDevice:
         """Interpolate (a, h, w) maps at the centres of the mask's pixels: (a, pixels), 1 where above 0, else 0."""
         down = _weights(self.rows, excess.shape[1], excess.device)
         across = _weights(self.columns, excess.shape[2], excess.device)
-        return ((down @ excess) @ across.T).flatten(1).gt(0).float()
+        return ((down @ excess) @ across.T).flatten(1).gt_(0)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 import math
 from typing import TYPE_CHECKING
 
+from cmon.records import blocks
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -114,14 +116,16 @@ class Tail:
         """Make the buffer a run, raise the bound by it, and let runs of equal weight become one."""
         import torch
 
-        run = self._buffer.sort(1, descending=True).values
+        run = _descending(self._buffer)
         self._buffer.fill_(-math.inf)
         self._filled.zero_()
         level = 0
         self._bound = self._ranked(self.wanted - 1 + self.error, run)
+        self._runs = [held if held is None else self._above_bound(held) for held in self._runs]
+        run = self._above_bound(run)
         while level < len(self._runs) and (other := self._runs[level]) is not None:
             self._runs[level] = None
-            merged = torch.cat([other, run], 1).sort(1, descending=True).values
+            merged = _descending(torch.cat([other, run], 1))
             if not bool((merged[:, self.size :] > self._bound[:, None]).any()):
                 run = merged[:, : self.size]
                 break
@@ -134,16 +138,29 @@ class Tail:
             self._runs.append(None)
         self._runs[level] = run
 
+    def _above_bound(self, run: "Tensor") -> "Tensor":
+        """Cut the columns off in which no unit has a value above its bound."""
+        above = int((run > self._bound[:, None]).sum(1).max())
+        return run if above == run.shape[1] else run[:, :above].clone()
+
     def _ranked(self, rank: int, *runs: "Tensor") -> "Tensor":
         """Return the (U,) values that `rank` values are before, by weight; the bound where too few are kept."""
         import torch
 
         weighted = [(run, 1) for run in runs] + [(run, 2**i) for i, run in enumerate(self._runs) if run is not None]
-        values = torch.cat([run for run, _ in weighted], 1)
-        weights = torch.cat([torch.full((run.shape[1],), w, device=values.device) for run, w in weighted])
-        values, order = values.sort(1, descending=True)
-        before = weights[order].cumsum(1)
-        column = (before <= rank).sum(1, keepdim=True)
-        enough = column[:, 0] < values.shape[1]
-        found = values.gather(1, column.clamp(max=values.shape[1] - 1))[:, 0]
-        return torch.where(enough, found, self._bound).maximum(self._bound)
+        weighted.append((self._bound[:, None], 2**60))  # as often as is asked for
+        weights = torch.cat([torch.full((run.shape[1],), w, device=run.device) for run, w in weighted])
+        found = torch.empty_like(self._bound)
+        for units in blocks(len(found), 32 * len(weights)):
+            values, order = torch.cat([run[units] for run, _ in weighted], 1).sort(1, descending=True)
+            column = (weights[order].cumsum(1) <= rank).sum(1, keepdim=True)
+            found[units] = values.gather(1, column)[:, 0]
+        return found
+
+
+def _descending(values: "Tensor") -> "Tensor":
+    """Sort each row, some rows at a time, since torch sorts with indices that take twice the memory of the values."""
+    ordered = values.clone()
+    for rows in blocks(len(values), 12 * values.shape[1]):
+        ordered[rows] = values[rows].sort(1, descending=True).values
+    return ordered
