@@ -13,14 +13,13 @@ import numpy as np
 from PIL import Image
 
 from cmon.config import Detector as DetectorTable
-from cmon.detectors import detector_from
 from cmon.errors import ConfigError, listing
 from cmon.fingerprint import changes, fingerprint
 from cmon.h5 import write_whole
 from cmon.page import Picture, Section, render
 from cmon.recipes import Plan
 from cmon.records import Pixels, Study, Table, View
-from cmon.statistics import is_low_prior
+from cmon.report.captions import caption, low_prior
 from cmon.stores import read_study
 from cmon.tables import csv_bytes, layers_table, units_table
 from cmon.work import Options, Outcome, Progress, Stopwatch, provenance
@@ -112,7 +111,7 @@ def _detector(
         rows = [dict(zip(layers, row, strict=True)) for row in zip(*(c[here] for c in layers.values()), strict=True)]
         ends = [view.step(view.checkpoints[0]), view.step(view.checkpoints[-1])]
         rows = [row for row in rows if row["step"] in ends]
-        warning = _low_prior(layers, study, study.runs[run])
+        warning = low_prior(layers, study, study.runs[run])
         sections.append(Section(table.name, study.runs[run], view.caption, warning, pictures, rows, folder))
     return sections
 
@@ -129,13 +128,13 @@ def _agreement(
     title, folder = f"{first[0].name} and {second[0].name}", f"{first[0].name}~{second[0].name}"
     for run, run_name in enumerate(first[1].runs if _names(plan, True) else ()):
         view = _view(plan, *first, run)
-        caption = f"{view.caption}. {_caption(plan, *second, run)}"
-        view = replace(view, other=second[1], near=_near(plan), caption=caption)
+        both = f"{view.caption}. {caption(plan, *second, run)}"
+        view = replace(view, other=second[1], near=_near(plan), caption=both)
         pictures = []
         for name in _names(plan, True):
             pictures.append(_picture(plan, view, name, f"{folder}/{run_name}/{name}", written))
             progress.advance(1, f"{run_name}/{name}")
-        sections.append(Section(title, run_name, caption, "", pictures, [], folder))
+        sections.append(Section(title, run_name, both, "", pictures, [], folder))
     return sections
 
 
@@ -180,7 +179,7 @@ def _view(plan: Plan, table: DetectorTable, study: Study, run: int) -> View:
         steps=_shown_checkpoints(study, run, settings.steps),
         top=settings.top,
         images=settings.images,
-        caption=_caption(plan, table, study, run),
+        caption=caption(plan, table, study, run),
         thumbnail=thumbnail,
     )
 
@@ -231,50 +230,6 @@ def _shown_checkpoints(study: Study, run: int, steps: list[int]) -> tuple[int, .
         there = listing([study.checkpoints[k].step for k in mine], 40)
         raise ConfigError("report.steps", f"run {study.runs[run]} has none of these steps", f"it has {there}")
     return tuple(found)
-
-
-def _caption(plan: Plan, table: DetectorTable, study: Study, run: int) -> str:
-    """Say in one line what the numbers of a run's figures rest on."""
-    parameters = {k: v for k, v in detector_from(table).recipe().items() if k not in ("similarity", "p_start", "p_end")}
-    if "a" in study.facts:
-        parameters["a"] = f"{study.facts['a']:.3g}" + (" (auto)" if parameters["a"] == "auto" else "")
-        parameters["a x sd"] = f"{study.facts['a'] * study.facts['spread']:.2f}"
-    parts = [table.name, *([table.similarity] if hasattr(table, "similarity") else [])]
-    parts += [
-        f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}" for name, value in parameters.items()
-    ]
-    parts += [f"C = {len(study.concepts.names):,}", f"I = {len(study.image_ids):,}", f"tau = {table.tau}"]
-    perplexity = study.prior_perplexity[[name.run == run for name in study.checkpoints]]
-    if np.isfinite(perplexity).any() and study.facts["lam"] > 0:
-        parts += ["prior: layer", f"its perplexity {np.nanmedian(perplexity):.1f} units (median)"]
-    if "quantile" in study.facts:
-        error = f" (within {study.facts['rank_error']:.1g})" if study.facts["rank_error"] else ""
-        parts += [f"T exceeded at {study.facts['quantile']:g} of positions{error}"]
-    alive = study.units.alive[study.units.run == run]
-    silent = "dead or saturated" if "quantile" in study.facts else "dead"
-    parts += [f"{int((~alive).sum())} of {len(alive):,} units x checkpoints {silent}"]
-    embed = plan.study.embed
-    parts += [f"plane: {embed.projection}, trustworthiness {study.facts['trustworthiness']:.2f}"]
-    parts += [
-        f"u: {embed.top_k} concepts, T = {embed.temperature:g}",
-        f"pooling {plan.study.activations.pooling}",
-    ]
-    return "; ".join(parts)
-
-
-def _low_prior(layers: Table, study: Study, run: str) -> str:
-    """Count the layers whose scores rest on a prior that is too concentrated; "" where none does."""
-    if not study.facts.get("lam", 0):
-        return ""
-    rows = np.flatnonzero(layers["run"] == run)
-    living = layers["units"] - layers["dead"]
-    low = sum(is_low_prior(layers["prior_perplexity"][row], living[row]) for row in rows)
-    return (
-        f"In {low} of {len(rows)} layers x checkpoints the prior rests on less than a quarter of the units: there a "
-        "score says which unit is best for a word, and not what a unit shows. See the column prior perplexity."
-        if low
-        else ""
-    )
 
 
 def _settings(plan: Plan) -> dict[str, Any]:
