@@ -18,6 +18,12 @@ import plant  # noqa: E402
 import world_truth  # noqa: E402
 from concept_world import CONCEPTS, World  # noqa: E402
 
+from cmon.config import Preprocess  # noqa: E402
+from cmon.detectors.network_dissection import NetworkDissection  # noqa: E402
+from cmon.probes import open_labels  # noqa: E402
+from cmon.recording import Counter, Recorder, Thresholds  # noqa: E402
+from cmon.records import CheckpointCounts  # noqa: E402
+
 ENCODER = ROOT / "sample_configs" / "demo" / "encoder"
 
 
@@ -180,6 +186,28 @@ def test_planted_units_detect_their_words(world: World) -> None:
             precision = world_truth.average_precision(activations, world.presence())
             assert precision[np.arange(len(own)), own].min() > 0.95
             assert world_truth.truth_table(world, activations).tolist() == own
+
+
+def test_nine_of_ten_planted_units_get_their_words_by_iou_with_the_worlds_masks(world: World, tmp_path: Path) -> None:
+    concept_world.write_broden(world, tmp_path)
+    labels, network = open_labels(tmp_path), plant.planted_network()
+    batches = torch.from_numpy(world.images).permute(0, 3, 1, 2).float().div(255).split(100)
+    shown = [labels.of(image, Preprocess()) for image in sorted(labels.rows)]
+    recorder, thresholds = Recorder(tuple(plant.TRUTH)), Thresholds(len(world), 0.005)
+    recorder.watch(network, batches, thresholds.add)
+    groups = [labels.categories.index(category) for category in labels.concepts.categories]
+    counter = Counter(thresholds.values(), groups)
+    for i, batch in enumerate(batches):
+        counter.begin(shown[100 * i : 100 * i + len(batch)])
+        recorder.watch(network, [batch], counter.add)
+    counts = CheckpointCounts(
+        labels.concepts, labels.categories, (), counter.concept_area, counter.counts(), 0.005, thresholds.rank_error
+    )
+    names, right = labels.concepts.names, []
+    for layer, truth in plant.TRUTH.items():
+        scores = NetworkDissection()(np.zeros((0, 0), np.float32), counts.of_layer(layer)).values
+        right += [names[row.argmax()] == word and row.max() > 0.04 for row, word in zip(scores, truth, strict=True)]
+    assert np.mean(right) >= 0.9
 
 
 def test_the_shipped_encoder_knows_held_out_images() -> None:

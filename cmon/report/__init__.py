@@ -18,7 +18,7 @@ from cmon.fingerprint import changes, fingerprint
 from cmon.h5 import write_whole
 from cmon.page import Picture, Section, render
 from cmon.recipes import Plan
-from cmon.records import Pixels, Study, Table, View
+from cmon.records import Pixels, Study, View
 from cmon.report.captions import caption, low_prior
 from cmon.stores import read_study
 from cmon.tables import csv_bytes, layers_table, units_table
