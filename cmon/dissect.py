@@ -1,5 +1,7 @@
 """Stage 2: give every unit its concepts, by arithmetic on what stage 1 has stored."""
 
+from dataclasses import replace
+
 from cmon.config import Detector as DetectorTable
 from cmon.detectors import detector_from
 from cmon.detectors.base import Detector, label_layer
@@ -10,6 +12,9 @@ from cmon.statistics import is_low_prior
 from cmon.stores import read_activations, read_counts, read_evidence, write_labels
 from cmon.work import Options, Outcome, Progress, Stopwatch, provenance
 from cmon.workspace import Target, shown
+
+# A concept on fewer images than this, and the share of a run's words from which that is worth a warning.
+RARE_IMAGES, RARE_SHARE = 10, 0.1
 
 
 def dissect_checkpoints(plan: Plan, options: Options, progress: Progress) -> Outcome:
@@ -47,7 +52,7 @@ def _label_all(
     outcome: Outcome,
 ) -> None:
     """Label checkpoints under one detector; one whose activations are damaged or do not do is noted as failed."""
-    low: dict[str, list[LayerLabels]] = {}
+    labelled: dict[str, list[LayerLabels]] = {}
     progress.begin(f"dissect {table.name}", len(todo))
     for unit, target in todo:
         watch = Stopwatch()
@@ -58,11 +63,13 @@ def _label_all(
             progress.advance(1, f"{unit.name} failed")
             continue
         write_labels(target.path, target.recipe, provenance(watch), labels)
-        low.setdefault(unit.run.name, []).extend(layer for layer in labels.layers if is_low(layer))
+        labelled.setdefault(unit.run.name, []).extend(replace(layer, scores=None) for layer in labels.layers)
         outcome.made.append(f"similarity {table.name} {unit.name}")
         progress.advance(1, unit.name)
     progress.end()
-    outcome.warnings += [_low_prior(table, run, layers) for run, layers in low.items() if layers]
+    for run, layers in labelled.items():
+        outcome.warnings += _low_prior(table, run, [layer for layer in layers if is_low(layer)])
+        outcome.warnings += _rare_words(table, run, layers)
 
 
 def is_low(layer: LayerLabels) -> bool:
@@ -110,17 +117,39 @@ def _label(plan: Plan, table: DetectorTable, unit: Unit, evidence: Evidence) -> 
         layers = tuple(label_layer(detector, layer, used.of_layer(layer.name), tau) for layer in recorded.layers)
     except DetectorError as error:
         raise DetectorError(f"{unit.name}: {error.where}", error.what, error.hint) from error
+    if isinstance(used, CheckpointCounts):
+        layers = tuple(_with_rare_words(layer, used) for layer in layers)
     return CheckpointLabels(used.concepts, used.image_ids, layers, recorded.step, detector.score_unit)
 
 
-def _low_prior(detector: DetectorTable, run: str, low: list[LayerLabels]) -> str:
+def _with_rare_words(layer: LayerLabels, counts: CheckpointCounts) -> LayerLabels:
+    """Note how many interpretable units have a word that hardly an image shows: chance alone gives it a high IoU."""
+    rare = counts.concept_images[layer.top_concept[layer.interpretable, 0]] < RARE_IMAGES
+    return replace(layer, facts={**layer.facts, "rare_words": float(rare.sum())})
+
+
+def _rare_words(detector: DetectorTable, run: str, layers: list[LayerLabels]) -> list[str]:
+    """Warn once of a run whose words are often of concepts that hardly an image shows."""
+    rare = int(sum(layer.facts.get("rare_words", 0) for layer in layers))
+    clear = int(sum(layer.interpretable.sum() for layer in layers))
+    if rare <= RARE_SHARE * clear:
+        return []
+    return [
+        f"{detector.name} {run}: {rare:,} of {clear:,} interpretable units x checkpoints have a word that fewer than "
+        f"{RARE_IMAGES} images show; chance alone gives such words a high IoU: use a larger probe, or merge its labels"
+    ]
+
+
+def _low_prior(detector: DetectorTable, run: str, low: list[LayerLabels]) -> list[str]:
     """Warn once of all layers and checkpoints of a run, with the worst one's numbers, and say what to try."""
+    if not low:
+        return []
     worst = min(low, key=lambda layer: layer.facts["prior_perplexity"] / layer.facts["units"]).facts
     layers = dict.fromkeys(layer.name for layer in low)
     advice = "a smaller a_spread" if getattr(detector, "a", None) == "auto" else 'a = "auto"'
-    return (
+    return [
         f"{detector.name} {run}: the prior rests on as few as {worst['prior_perplexity']:.1f} of "
         f"{worst['units']:.0f} units ({listing(layers, 4)}), so that a score says which unit is best for a word and "
         f"not what a unit shows; a x sd(cosines) is {worst['a'] * worst['spread']:.2f}, with CLIP 0.30 at a = 10; "
         f"try {advice}, or a smaller lam"
-    )
+    ]

@@ -17,6 +17,7 @@ counts, a file per checkpoint, where a detector compares units with masks: count
     /images/id, /concepts/name, /concepts/category; a concept is a pair of word and category
     /categories                     (G,)   str
     /concept_area                   (C,)   int64, pixels of the masks of each concept over all images
+    /concept_images                 (C,)   int64, images that show each concept
     /layer_names                    (L,)   str, in forward order
     /layers/<layer>/threshold       (U,)   the activation that a unit exceeds at `quantile` of all positions
     /layers/<layer>/intersection    (U, C) int64, pixels above the threshold within the concept's mask
@@ -125,6 +126,7 @@ def write_counts(path: Path, recipe: Recipe, provenance: Json, counts: Checkpoin
         _write_concepts(file, counts.concepts)
         write_strings(file, "categories", counts.categories)
         write_array(file, "concept_area", counts.concept_area)
+        write_array(file, "concept_images", counts.concept_images)
         write_strings(file, "layer_names", tuple(layer.name for layer in counts.layers))
         for layer in counts.layers:
             for name in COUNT_ARRAYS:
@@ -145,6 +147,7 @@ def read_counts(path: Path) -> CheckpointCounts:
             categories=read_strings(file, "categories"),
             image_ids=read_strings(file, "images/id"),
             concept_area=file["concept_area"][:],
+            concept_images=file["concept_images"][:],
             layers=layers,
             **_facts(file),
         )

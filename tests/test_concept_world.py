@@ -200,9 +200,8 @@ def test_nine_of_ten_planted_units_get_their_words_by_iou_with_the_worlds_masks(
     for i, batch in enumerate(batches):
         counter.begin(shown[100 * i : 100 * i + len(batch)])
         recorder.watch(network, [batch], counter.add)
-    counts = CheckpointCounts(
-        labels.concepts, labels.categories, (), counter.concept_area, counter.counts(), 0.005, thresholds.rank_error
-    )
+    sums = (counter.concept_area, counter.concept_images, counter.counts())
+    counts = CheckpointCounts(labels.concepts, labels.categories, (), *sums, 0.005, thresholds.rank_error)
     names, right = labels.concepts.names, []
     for layer, truth in plant.TRUTH.items():
         scores = NetworkDissection()(np.zeros((0, 0), np.float32), counts.of_layer(layer)).values

@@ -46,7 +46,7 @@ def counted(maps, thresholds, shown, size, batch=2, categories=CATEGORIES):
 def checkpoint_counts(layer, concept_area, categories=CATEGORIES):
     names = tuple(f"category {g}" for g in range(max(categories) + 1))
     concepts = Concepts(tuple(f"word {c}" for c in range(len(categories))), tuple(names[g] for g in categories))
-    return CheckpointCounts(concepts, names, (), concept_area, (layer,), 0.005, 0.0)
+    return CheckpointCounts(concepts, names, (), concept_area, concept_area, (layer,), 0.005, 0.0)
 
 
 def iou(layer, concept_area):

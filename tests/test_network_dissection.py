@@ -289,6 +289,23 @@ def test_images_without_a_label_are_counted_and_said(broden):
     assert f"4 of {IMAGES} images carry no label" in result.err
 
 
+def test_words_that_hardly_an_image_shows_are_warned_of(dissected, again):
+    images = dissected.datasets("counts/plain/epoch_1.h5")["concept_images"].tolist()
+    assert images == [sum(concept in shown for shown in dissected.shown) for concept in range(len(CONCEPTS))]
+    rare = 0
+    clear = 0
+    for epoch in (1, 2, 3):
+        labels = dissected.datasets(f"similarity/network_dissection/plain/epoch_{epoch}.h5")
+        for layer in ("first", "second"):
+            words = labels[f"layers/{layer}/top_concept"][labels[f"layers/{layer}/interpretable"], 0]
+            rare, clear = rare + sum(images[word] < 10 for word in words), clear + len(words)
+    assert rare > 0
+    assert (
+        f"{rare} of {clear} interpretable units x checkpoints have a word that fewer than 10"
+        in again.cmon("dissect", "--force").err
+    )
+
+
 def test_an_unknown_key_names_the_nearest(broden):
     broden.tables["detector"][1]["quantil"] = 0.01
     broden.edit("report", dpi=50)

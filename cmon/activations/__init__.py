@@ -151,6 +151,7 @@ def _counted(
         categories=labels.categories,
         image_ids=batches.cache.index.ids,
         concept_area=counter.concept_area,
+        concept_images=counter.concept_images,
         layers=counter.counts(),
         quantile=thresholds.share,
         rank_error=thresholds.rank_error,

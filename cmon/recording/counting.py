@@ -36,12 +36,14 @@ class Counter:
 
     def __post_init__(self) -> None:
         self.concept_area: LongArray = np.zeros(len(self.categories), dtype=np.int64)
+        self.concept_images: LongArray = np.zeros(len(self.categories), dtype=np.int64)
 
     def begin(self, labels: Sequence[ImageLabels]) -> None:
         """Say what the images of the next batch show, and where."""
         self._labels = [_OnDevice.of(one, self.categories, self.device) for one in labels]
         for one in labels:
             self.concept_area[one.concepts] += one.masks.sum((1, 2))
+            self.concept_images[one.concepts] += 1
 
     def add(self, layer: str, maps: "Tensor") -> None:
         """Count one layer's maps of the batch, (n, U, h, w)."""

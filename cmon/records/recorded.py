@@ -125,6 +125,7 @@ class CheckpointCounts:
         categories: (G,) names.
         image_ids: (I,) names of the images that were counted.
         concept_area: (C,) int64, pixels of each concept's masks over all images.
+        concept_images: (C,) int64, images that show each concept.
         layers: in forward order.
         quantile: the share of positions above a threshold.
         rank_error: by how much that share may be off, at most, in any layer.
@@ -134,6 +135,7 @@ class CheckpointCounts:
     categories: tuple[str, ...]
     image_ids: tuple[str, ...]
     concept_area: LongArray
+    concept_images: LongArray
     layers: tuple[LayerCounts, ...]
     quantile: float
     rank_error: float
