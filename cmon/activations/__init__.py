@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmon.activations.evidence import make_evidence
-from cmon.activations.images import Batches, Labelled, decoded
+from cmon.activations.images import Batches, Labelled, check_masks, decoded
 from cmon.checkpoints import load_into, read_checkpoint
 from cmon.config import Run
 from cmon.errors import CheckpointError, CmonError, ConfigError, ProbeError, StoreError, listing
@@ -98,8 +98,9 @@ def _record_run(plan: Plan, run: Run, todo: list[Task], options: Options, progre
     cache = decoded(plan, run.preprocess, progress)
     if cache.index.skipped:
         outcome.warnings.append(_skipped(plan, cache.index.skipped))
-    if any(task.counts for task in todo) and plan.labels.unlabelled:
-        outcome.warnings.append(_unlabelled(plan))
+    if any(task.counts for task in todo):
+        check_masks(plan.labels, cache, run.preprocess, progress)
+        outcome.warnings += _unlabelled(plan)
     batches = Batches(cache, run.preprocess, plan.study.activations.batch_size, device)
     progress.begin(f"activations {run.name}", len(todo))
     for task in todo:
@@ -171,9 +172,10 @@ def _skipped(plan: Plan, skipped: tuple[str, ...]) -> str:
     return f"{plan.probe.path}: {len(skipped)} unreadable images left out: {listing(skipped)}"
 
 
-def _unlabelled(plan: Plan) -> str:
+def _unlabelled(plan: Plan) -> list[str]:
     count, images = plan.labels.unlabelled, len(plan.labels.rows)
-    return f"{plan.probe.path}: {count} of {images} images carry no label: they count for thresholds only"
+    told = f"{plan.probe.path}: {count} of {images} images carry no label: they count for thresholds only"
+    return [told] if count else []
 
 
 def _within(place: str, error: CmonError) -> CmonError:

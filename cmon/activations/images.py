@@ -10,7 +10,7 @@ from PIL import Image
 from cmon import pixels
 from cmon.config import Preprocess
 from cmon.errors import ProbeError
-from cmon.pixels import DECODERS, PixelCache
+from cmon.pixels import BLOCK, DECODERS, PixelCache
 from cmon.probes import Labels, crop
 from cmon.recipes import Plan
 from cmon.records import ImageLabels, Pixels
@@ -59,6 +59,21 @@ class Labelled:
                 self.begin(list(pool.map(lambda name: self.labels.of(name, preprocess), names)))
                 start += len(batch)
                 yield batch
+
+
+def check_masks(labels: Labels, cache: PixelCache, preprocess: Preprocess, progress: Progress) -> None:
+    """Read every mask once, so that a wrong one shows before hours of forward passes.
+
+    Raises:
+        ProbeError: naming the first wrong one.
+    """
+    ids = cache.index.ids
+    progress.begin("masks", len(ids))
+    with ThreadPoolExecutor(DECODERS) as pool:
+        for start in range(0, len(ids), BLOCK):
+            names = ids[start : start + BLOCK]
+            progress.advance(sum(1 for _ in pool.map(lambda name: labels.of(name, preprocess), names)))
+    progress.end()
 
 
 def decoded(plan: Plan, preprocess: Preprocess, progress: Progress) -> PixelCache:

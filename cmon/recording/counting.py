@@ -124,4 +124,4 @@ def _weights(places: tuple[float, ...], positions: int, device: "torch.device") 
     row = np.arange(len(places))
     weights[row, low] = 1 - (at - low)
     weights[row, np.minimum(low + 1, positions - 1)] += at - low
-    return torch.from_numpy(weights).to(device, torch.float32)
+    return torch.from_numpy(weights.astype(np.float32)).to(device)
