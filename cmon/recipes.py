@@ -201,6 +201,7 @@ def plan_study(study: Study) -> Plan:
 
     Raises:
         ConfigError: for what would only show after hours of work: a detector's parameters, a workspace in the probe.
+        ProbeError: for tables of labels that contradict themselves, for the same reason.
     """
     for detector in study.detector:
         detector_from(detector)
@@ -211,7 +212,10 @@ def plan_study(study: Study) -> Plan:
         what = f"{study.workspace} lies in the probe's folder, so that its pictures would become images of the probe"
         raise ConfigError("workspace", what, "set a folder outside of probe.path")
     workspace = Workspace(study.workspace)
-    return Plan(study, workspace, workspace.memory())
+    plan = Plan(study, workspace, workspace.memory())
+    if "counts" in plan.uses:
+        assert plan.labels.rows, "tables without rows are an error of their own"
+    return plan
 
 
 def _units(run: Run) -> list[Unit]:

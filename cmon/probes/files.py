@@ -68,6 +68,8 @@ class Folder:
 
     def _file(self, name: str) -> Path:
         path = self.path / name
+        if not os.path.lexists(path):
+            raise OSError("is not there")
         if not path.is_file():
             raise OSError("is not a file, but a broken link or a device")
         return path
