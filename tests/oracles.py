@@ -199,14 +199,14 @@ def network_dissection(maps, thresholds, labels, category_of):
     """Pixels and IoU, loop by loop.
 
     maps[image][unit] are rows of numbers, labels[image] is {concept: rows of true and false}, an empty one where an
-    image shows nothing. Returns intersections [unit][concept], IoU [unit][concept], unit areas [unit][category] and
-    concept areas.
+    image shows nothing. Returns intersections [unit][concept], IoU [unit][concept], unit areas [unit][category],
+    concept areas, and with the union over all images that show anything unit areas [unit] and IoU [unit][concept].
     """
     units, concepts = len(thresholds), len(category_of)
     categories = max(category_of) + 1
     both = [[0] * concepts for _ in range(units)]
     area = [[0] * categories for _ in range(units)]
-    concept_area = [0] * concepts
+    concept_area, whole = [0] * concepts, [0] * units
     for planes, shown in zip(maps, labels, strict=True):
         if not shown:
             continue
@@ -219,13 +219,16 @@ def network_dissection(maps, thresholds, labels, category_of):
             for y, x in places:
                 value = interpolated(plane, Fraction(2 * y + 1, 2 * rows), Fraction(2 * x + 1, 2 * columns))
                 if value > Fraction(thresholds[unit]):
+                    whole[unit] += 1
                     for category in carried:
                         area[unit][category] += 1
                     for concept, mask in shown.items():
                         both[unit][concept] += bool(mask[y][x])
-    iou = [[0.0] * concepts for _ in range(units)]
-    for unit in range(units):
-        for concept in range(concepts):
-            union = area[unit][category_of[concept]] + concept_area[concept] - both[unit][concept]
-            iou[unit][concept] = both[unit][concept] / union if union else 0.0
-    return both, iou, area, concept_area
+
+    def ratio(unit, concept, unit_area):
+        union = unit_area + concept_area[concept] - both[unit][concept]
+        return both[unit][concept] / union if union else 0.0
+
+    iou = [[ratio(u, c, area[u][category_of[c]]) for c in range(concepts)] for u in range(units)]
+    over_all = [[ratio(u, c, whole[u]) for c in range(concepts)] for u in range(units)]
+    return both, iou, area, concept_area, whole, over_all

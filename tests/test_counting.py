@@ -49,8 +49,8 @@ def checkpoint_counts(layer, concept_area, categories=CATEGORIES):
     return CheckpointCounts(concepts, names, (), concept_area, concept_area, (layer,), 0.005, 0.0)
 
 
-def iou(layer, concept_area):
-    return NetworkDissection()(None, checkpoint_counts(layer, concept_area).of_layer("layer")).values
+def iou(layer, concept_area, union="category"):
+    return NetworkDissection(union)(None, checkpoint_counts(layer, concept_area).of_layer("layer")).values
 
 
 def check(maps, share, shown, size, batch=2):
@@ -63,11 +63,15 @@ def check(maps, share, shown, size, batch=2):
     planes = maps.astype(float).transpose(1, 0, 2, 3).reshape(units, -1)
     np.testing.assert_allclose(found, [oracles.quantile(p, share) for p in planes.tolist()], rtol=1e-6, atol=1e-7)
     layer, concept_area = counted(maps, found, shown, size, batch)
-    both, scores, area, areas = oracles.network_dissection(maps.tolist(), found.tolist(), shown, CATEGORIES)
+    both, scores, area, areas, whole, over_all = oracles.network_dissection(
+        maps.tolist(), found.tolist(), shown, CATEGORIES
+    )
     assert layer.intersection.tolist() == both
     assert layer.unit_area.tolist() == area
     assert concept_area.tolist() == areas
+    assert layer.whole_area.tolist() == whole
     np.testing.assert_allclose(iou(layer, concept_area), scores, rtol=1e-6)
+    np.testing.assert_allclose(iou(layer, concept_area, "all"), over_all, rtol=1e-6)
 
 
 shapes = st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 4), st.integers(1, 4))
@@ -91,7 +95,7 @@ def test_values_equal_to_the_threshold_are_not_above_it(images, side, times, see
     size = (side * times, side * times)
     shown = random_labels(random, images, size)
     layer, _ = counted(maps, [0, 1, 2], shown, size)
-    both, _, area, _ = oracles.network_dissection(maps.tolist(), [0, 1, 2], shown, CATEGORIES)
+    both, _, area, *_ = oracles.network_dissection(maps.tolist(), [0, 1, 2], shown, CATEGORIES)
     assert (layer.intersection.tolist(), layer.unit_area.tolist()) == (both, area)
 
 
@@ -119,6 +123,7 @@ def test_only_images_that_carry_a_label_of_the_category_count_for_its_union():
     layer, areas = counted(maps, [0.0], [{0: everywhere, 4: everywhere}, {4: everywhere}], (2, 2))
     assert layer.unit_area.tolist() == [[4, 0, 8]]
     assert iou(layer, areas)[0].tolist() == [1, 0, 0, 0, 1]
+    assert iou(layer, areas, "all")[0].tolist() == [0.5, 0, 0, 0, 1]
 
 
 def test_the_order_of_images_and_the_size_of_batches_make_no_difference():
@@ -210,3 +215,4 @@ def test_a_recorded_network_is_counted_as_its_own_maps_are(net):
         difference = np.abs(layer.intersection - expected.intersection)
         assert difference.max() <= 1  # a pixel at the threshold, where two orders of adding differ
         assert layer.unit_area.sum() > 0
+        assert layer.whole_area.max() <= layer.unit_area.sum(axis=1).max()

@@ -122,7 +122,7 @@ def test_stored_numbers_are_those_of_the_oracle(dissected):
         planes = values.transpose(1, 0, 2, 3).reshape(values.shape[1], -1).tolist()
         thresholds = [oracles.quantile(plane, 0.05) for plane in planes]
         np.testing.assert_allclose(found[f"layers/{layer}/threshold"], thresholds, rtol=1e-5, atol=1e-6)
-        both, iou, area, areas = oracles.network_dissection(values.tolist(), thresholds, dissected.shown, groups)
+        both, iou, area, areas, *_ = oracles.network_dissection(values.tolist(), thresholds, dissected.shown, groups)
         assert found["concept_area"].tolist() == areas
         # A map's value may fall on the other side of the threshold where two orders of adding differ.
         assert np.abs(found[f"layers/{layer}/intersection"] - both).max() <= 1

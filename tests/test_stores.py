@@ -66,7 +66,7 @@ def counts(ids=IDS, layers=("layer1", "layer2.0.conv", "層"), units=6):
     def longs(*shape):
         return integers(*shape).astype(np.int64) * 2**40
 
-    made = tuple(LayerCounts(name, floats(units), longs(units, 4), longs(units, 2)) for name in layers)
+    made = tuple(LayerCounts(name, floats(units), longs(units, 4), longs(units, 2), longs(units)) for name in layers)
     return CheckpointCounts(CONCEPTS, ("texture", ""), ids, longs(4), longs(4), made, 0.005, 1e-6)
 
 

@@ -48,6 +48,11 @@ class NetworkDissection(Section):
 
     kind: Literal["network_dissection"]
     name: Name = Field("network_dissection", description="its files lie under this name")
+    union: Literal["category", "all"] = Field(
+        "category",
+        description="the images that an IoU's union is over: those with a label of the concept's category, as in the "
+        "paper, or all; on a small probe all is the safer",
+    )
     tau: float = Field(0.04, gt=0, le=1, description="the best IoU from which a unit is interpretable")
 
 

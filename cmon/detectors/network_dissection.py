@@ -11,25 +11,32 @@ from cmon.records import FloatArray, MaskEvidence, Scores
 
 @dataclass(frozen=True)
 class NetworkDissection:
-    """IoU = sum |M and L| / sum |M or L|, both over the images that carry any label of the concept's category.
+    """IoU = sum |M and L| / sum |M or L|.
 
     M is where a unit's map, interpolated to the mask's pixels, exceeds the unit's threshold; L is a concept's mask.
-    Both are counted when activations are recorded, so that there are no parameters left.
+    Both are counted when activations are recorded.
+
+    Args:
+        union: the images over which |M or L| is summed: those that carry any label of the concept's category, as in
+            the paper, or all that carry any label.
     """
+
+    union: Literal["category", "all"] = "category"
 
     score_unit: ClassVar[str] = "IoU"
     uses: ClassVar[Literal["evidence", "counts"]] = "counts"
 
     def recipe(self) -> dict[str, Any]:
-        """Return no parameters: the threshold's are in the recipe of the counts."""
-        return {}
+        """Return the parameter; the threshold's is in the recipe of the counts."""
+        return {"union": self.union}
 
     def __call__(self, activations: FloatArray, evidence: MaskEvidence) -> Scores:  # noqa: ARG002
         """Score units; (U, C) in [0, 1], 0 where neither the unit nor the concept is anywhere."""
-        union = evidence.unit_area + evidence.concept_area - evidence.intersection
+        area = evidence.unit_area if self.union == "category" else evidence.whole_area[:, None]
+        union = area + evidence.concept_area - evidence.intersection
         return Scores((evidence.intersection / np.maximum(union, 1)).astype(np.float32), None, evidence.facts)
 
 
-def from_config(table: NetworkDissectionTable) -> NetworkDissection:  # noqa: ARG001
+def from_config(table: NetworkDissectionTable) -> NetworkDissection:
     """Make the detector."""
-    return NetworkDissection()
+    return NetworkDissection(table.union)

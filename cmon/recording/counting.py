@@ -61,7 +61,9 @@ class Counter:
     def counts(self) -> tuple[LayerCounts, ...]:
         """Return what was counted, a record a layer."""
         return tuple(
-            LayerCounts(name, self.thresholds[name].cpu().numpy(), *(x.cpu().numpy() for x in (t.both, t.area)))
+            LayerCounts(
+                name, self.thresholds[name].cpu().numpy(), *(x.cpu().numpy() for x in (t.both, t.area, t.whole))
+            )
             for name, t in self._tables.items()
         )
 
@@ -94,23 +96,26 @@ class _OnDevice:
 
 @dataclass(frozen=True)
 class _Tables:
-    """One layer's sums: both (U, C), area (U, G), pixels."""
+    """One layer's sums in pixels: both (U, C), area (U, G), whole (U,)."""
 
     both: "Tensor"
     area: "Tensor"
+    whole: "Tensor"
 
     @classmethod
     def empty(cls, units: int, categories: Sequence[int], device: str) -> "_Tables":
         import torch
 
-        sizes = (len(categories), max(categories, default=-1) + 1)
-        return cls(*(torch.zeros(units, size, dtype=torch.long, device=device) for size in sizes))
+        shapes = (units, len(categories)), (units, max(categories, default=-1) + 1), (units,)
+        return cls(*(torch.zeros(shape, dtype=torch.long, device=device) for shape in shapes))
 
     def add(self, units: "Tensor", inside: "Tensor", labels: _OnDevice) -> None:
         """Add one image: of the units (a,), which (a, pixels) are inside."""
         # Sums of ones in float32 are exact up to 16 million, more than an image has pixels.
         self.both[units[:, None], labels.concepts] += (inside @ labels.masks.T).long()
-        self.area[units[:, None], labels.categories] += inside.sum(1, keepdim=True).long()
+        area = inside.sum(1).long()
+        self.area[units[:, None], labels.categories] += area[:, None]
+        self.whole[units] += area
 
 
 @lru_cache(maxsize=64)

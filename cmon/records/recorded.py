@@ -108,12 +108,14 @@ class LayerCounts:
         threshold: (U,) T of Network Dissection, in the unit of the layer's output.
         intersection: (U, C) int64, where a unit exceeds its threshold within a concept's mask.
         unit_area: (U, G) int64, where it does in the images that carry a label of a category.
+        whole_area: (U,) int64, where it does in all images that carry any label.
     """
 
     name: str
     threshold: FloatArray
     intersection: LongArray
     unit_area: LongArray
+    whole_area: LongArray
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ class CheckpointCounts:
         groups = np.array([self.categories.index(category) for category in self.concepts.categories])
         area = counts.unit_area[:, groups]
         facts = {"quantile": self.quantile, "rank_error": self.rank_error}
-        return MaskEvidence(self.concepts, counts.intersection, area, self.concept_area, facts)
+        return MaskEvidence(self.concepts, counts.intersection, area, counts.whole_area, self.concept_area, facts)
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ class MaskEvidence:
         concepts: C pairs of word and category.
         intersection: (U, C) int64, where a unit exceeds its threshold within a concept's mask.
         unit_area: (U, C) int64, where it does in the images that carry a label of the concept's category.
+        whole_area: (U,) int64, where it does in all images that carry any label.
         concept_area: (C,) int64, of a concept's masks.
         facts: the quantile of the thresholds, with its error.
     """
@@ -164,6 +167,7 @@ class MaskEvidence:
     concepts: Concepts
     intersection: LongArray
     unit_area: LongArray
+    whole_area: LongArray
     concept_area: LongArray
     facts: dict[str, float]
 
@@ -172,13 +176,13 @@ class MaskEvidence:
 
         Others are constant, or saturate: so many positions share their greatest value that none is above the quantile.
         """
-        assert units == len(self.unit_area)
-        return np.asarray(self.unit_area.any(axis=1))
+        assert units == len(self.whole_area)
+        return self.whole_area > 0
 
     def of_units(self, chosen: BoolArray) -> "MaskEvidence":
         """Keep the chosen units, (U,) bool."""
-        both, area = self.intersection[chosen], self.unit_area[chosen]
-        return MaskEvidence(self.concepts, both, area, self.concept_area, self.facts)
+        areas = (self.intersection[chosen], self.unit_area[chosen], self.whole_area[chosen])
+        return MaskEvidence(self.concepts, *areas, self.concept_area, self.facts)
 
 
 @dataclass(frozen=True)
