@@ -113,30 +113,33 @@ class Tail:
         self._filled += counts
 
     def _flush(self) -> None:
-        """Make the buffer a run, raise the bound by it, and let runs of equal weight become one."""
+        """Merge the buffer into the runs, raise the bound by it, and halve runs that are then too long."""
         import torch
 
-        run = _descending(self._buffer)
+        held = self._take(0)
+        run = _descending(self._buffer if held is None else torch.cat([held, self._buffer], 1))
         self._buffer.fill_(-math.inf)
         self._filled.zero_()
-        level = 0
         self._bound = self._ranked(self.wanted - 1 + self.error, run)
         self._runs = [held if held is None else self._above_bound(held) for held in self._runs]
         run = self._above_bound(run)
-        while level < len(self._runs) and (other := self._runs[level]) is not None:
-            self._runs[level] = None
-            merged = _descending(torch.cat([other, run], 1))
-            if not bool((merged[:, self.size :] > self._bound[:, None]).any()):
-                run = merged[:, : self.size]
-                break
-            # In turn the second and the first of each pair, so that errors of many thinnings cancel.
-            run = merged[:, self._skip :: 2].contiguous()
+        level = 0
+        while run.shape[1] > self.size:
+            # In turn the second and the first of each pair, so that errors of many halvings cancel.
+            run = run[:, self._skip :: 2].contiguous()
             self._skip = 1 - self._skip
             self.error += 2**level
             level += 1
+            if (held := self._take(level)) is not None:
+                run = _descending(torch.cat([held, run], 1))
+        self._runs[level] = run
+
+    def _take(self, level: int) -> "Tensor | None":
+        """Take the run of a level away."""
         if level == len(self._runs):
             self._runs.append(None)
-        self._runs[level] = run
+        held, self._runs[level] = self._runs[level], None
+        return held
 
     def _above_bound(self, run: "Tensor") -> "Tensor":
         """Cut the columns off in which no unit has a value above its bound."""
@@ -148,6 +151,9 @@ class Tail:
         import torch
 
         weighted = [(run, 1) for run in runs] + [(run, 2**i) for i, run in enumerate(self._runs) if run is not None]
+        if len(weighted) == 1 and weighted[0][1] == 1:  # it is sorted
+            run = weighted[0][0]
+            return run[:, rank].maximum(self._bound) if rank < run.shape[1] else self._bound.clone()
         weighted.append((self._bound[:, None], 2**60))  # as often as is asked for
         weights = torch.cat([torch.full((run.shape[1],), w, device=run.device) for run, w in weighted])
         found = torch.empty_like(self._bound)
