@@ -195,6 +195,7 @@ def _layer_fact(labels: list[CheckpointLabels], layers: tuple[str, ...], fact: s
 
 def _common_facts(labels: list[CheckpointLabels]) -> dict[str, float]:
     """Keep the numbers on the scoring that all layers share, such as a, and the largest of what differs."""
-    facts = [layer.facts for checkpoint in labels for layer in checkpoint.layers if layer.facts]
-    common = [name for name in (facts[0] if facts else {}) if name in ("a", "spread", "lam", "quantile", "rank_error")]
-    return {name: max(one[name] for one in facts) for name in common}
+    facts = [layer.facts for checkpoint in labels for layer in checkpoint.layers]
+    names = ("a", "spread", "lam", "quantile", "rank_error")
+    values = {name: [one[name] for one in facts if name in one] for name in names}  # a layer of dead units has none
+    return {name: max(found) for name, found in values.items() if found}

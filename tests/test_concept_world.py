@@ -195,7 +195,7 @@ def test_nine_of_ten_planted_units_get_their_words_by_iou_with_the_worlds_masks(
     shown = [labels.of(image, Preprocess()) for image in sorted(labels.rows)]
     recorder, thresholds = Recorder(tuple(plant.TRUTH)), Thresholds(len(world), 0.005)
     recorder.watch(network, batches, thresholds.add)
-    groups = [labels.categories.index(category) for category in labels.concepts.categories]
+    groups = labels.concepts.groups(labels.categories)
     counter = Counter(thresholds.values(), groups)
     for i, batch in enumerate(batches):
         counter.begin(shown[100 * i : 100 * i + len(batch)])

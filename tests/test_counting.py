@@ -215,4 +215,3 @@ def test_a_recorded_network_is_counted_as_its_own_maps_are(net):
         difference = np.abs(layer.intersection - expected.intersection)
         assert difference.max() <= 1  # a pixel at the threshold, where two orders of adding differ
         assert layer.unit_area.sum() > 0
-        assert layer.whole_area.max() <= layer.unit_area.sum(axis=1).max()

@@ -234,6 +234,17 @@ def test_a_unit_that_is_constant_or_saturates_has_no_word(broden):
     assert labels["layers/second/top_concept"][0].tolist() == [-1] * 6
 
 
+def test_a_layer_of_which_every_unit_is_dead_leaves_the_others_their_numbers(broden):
+    weights = torch.load(broden.checkpoint("epoch_1"), weights_only=True)
+    weights["state_dict"]["first.weight"][:] = 0
+    torch.save(weights, broden.checkpoint("epoch_1"))
+    result = broden.cmon("run")
+    assert result.code == 0, result.err
+    assert not broden.datasets("similarity/network_dissection/plain/epoch_1.h5")["layers/first/alive"].any()
+    page = (broden.workspace / "report/index.html").read_text()
+    assert "T exceeded at 0.05 of positions" in page
+
+
 def test_pixels_that_a_crop_cuts_off_are_not_counted(broden):
     broden.tables["run"][0]["preprocess"] = {"crop": 8}
     broden.edit("report", dpi=50)

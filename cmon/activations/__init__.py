@@ -144,8 +144,7 @@ def _counted(
 ) -> CheckpointCounts:
     """Count pixels in a second pass over the same batches."""
     labels = plan.labels
-    groups = [labels.categories.index(category) for category in labels.concepts.categories]
-    counter = Counter(thresholds.values(), groups, recorder.device)
+    counter = Counter(thresholds.values(), labels.concepts.groups(labels.categories), recorder.device)
     recorder.watch(model, Labelled(batches, labels, counter.begin), counter.add)
     return CheckpointCounts(
         concepts=labels.concepts,

@@ -10,17 +10,14 @@ from matplotlib.figure import Figure
 
 from cmon.figures.categories import label_steps, positions
 from cmon.figures.columns import chosen, layers_of
+from cmon.figures.grid import layer_grid
 from cmon.figures.style import (
     CYCLE,
     GREY,
     INK,
-    NORMAL,
-    PAGE_WIDTH,
     SMALL,
     Mark,
-    Page,
     Rows,
-    fit,
     styled,
 )
 from cmon.records import BoolArray, Study, Table, View
@@ -131,7 +128,7 @@ def near_cosine(view: View) -> float:
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST_WORDS)).round().astype(int))]
     features = view.study.concept_features[rows].astype(np.float64)
     pairs = (features @ features.T)[np.triu_indices(len(rows), 1)]
-    return float(np.quantile(pairs, 1 - FEW_PAIRS)) if len(pairs) else 1.0
+    return min(float(np.quantile(pairs, 1 - FEW_PAIRS)), 1.0) if len(pairs) else 1.0
 
 
 def _other(view: View) -> Study:
@@ -181,25 +178,14 @@ def _share(agrees: BoolArray, first: Words, second: Words, of: BoolArray) -> tup
 @styled
 def draw(view: View, table: Table) -> Figure:
     """Draw a panel of the three shares and their chances for every layer."""
-    other, layers = _other(view), layers_of(view)
-    columns = max(1, min(3, len(layers)) if len(layers) != 4 else 2)
+    other = _other(view)
+    rows = {layer: chosen(table, layer=layer) for layer in layers_of(view)}
     title = f"{view.study.runs[view.run]}: how often {view.study.detector} and {other.detector} agree"
-    page = Page(PAGE_WIDTH if columns > 1 else 4.0, title)
-    width = (page.width - 0.67 - 0.18 * columns) / columns
-    height, down = min(1.9, max(1.45, width * 0.75)), 0.78
+    both = {layer: counted_both(of_layer) for layer, of_layer in rows.items()}
+    page, panels = layer_grid(title, both, "share of units\nwith a word from both")
     senses = [sense for sense in SENSES if sense.share != "same_category" or _have_categories(view.study, other)]
-    for i, layer in enumerate(layers):
-        left, top = 0.72 + i % columns * (width + 0.18), page.y + i // columns * (height + down)
-        rows = chosen(table, layer=layer)
-        page.text(left, top + 0.08, fit(layer, width, NORMAL, "bold"), weight="bold")
-        page.text(left, top + 0.21, fit(counted_both(rows), width, SMALL), size=SMALL, color=GREY)
-        axes = page.panel(left, top + 0.28, width, height)
-        _lines(axes, rows, senses)
-        if i % columns:
-            axes.set_yticklabels([])
-        else:
-            axes.set_ylabel("share of units\nwith a word from both", labelpad=0)
-    page.y += -(-len(layers) // columns) * (height + down) - 0.1
+    for layer, axes in panels.items():
+        _lines(axes, rows[layer], senses)
     page.legend(_marks(senses, table["near"][0]))
     return page.finish(view.caption)
 

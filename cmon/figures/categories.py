@@ -10,23 +10,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cmon.figures.columns import chosen, layers_of
+from cmon.figures.grid import layer_grid
 from cmon.figures.style import (
     CATEGORIES,
     CYCLE,
     DEAD,
-    GREY,
     MORE,
-    NORMAL,
     NOT_INTERPRETABLE,
     OTHER,
-    PAGE_WIDTH,
-    SMALL,
     Counts,
     Mark,
-    Page,
     Points,
     category_colours,
-    fit,
     styled,
 )
 from cmon.records import Study, Table, View
@@ -131,24 +126,13 @@ def table(view: View) -> Table:
 @styled
 def draw(view: View, table: Table) -> Figure:
     """Draw a panel of stacked areas for every layer."""
-    groups, layers = Groups.of(view.study), layers_of(view)
-    columns = max(1, min(3, len(layers)) if len(layers) != 4 else 2)
-    page = Page(PAGE_WIDTH if columns > 1 else 4.0, f"{view.study.runs[view.run]}: {groups.heading}")
-    width = (page.width - 0.67 - 0.18 * columns) / columns
-    height, down = min(1.9, max(1.45, width * 0.75)), 0.78
-    for i, layer in enumerate(layers):
-        left, top = 0.72 + i % columns * (width + 0.18), page.y + i // columns * (height + down)
-        rows = chosen(table, layer=layer)
-        size = f"{rows['layer_units'][0]:,} units"
-        page.text(left, top + 0.08, fit(layer, width, NORMAL, "bold"), weight="bold")
-        page.text(left, top + 0.21, size, size=SMALL, color=GREY)
-        axes = page.panel(left, top + 0.28, width, height)
-        _areas(axes, rows, groups)
-        if i % columns:
-            axes.set_yticklabels([])
-        else:
-            axes.set_ylabel("share of the layer's units")
-    page.y += max(1, -(-len(layers) // columns)) * (height + down) - 0.1
+    groups = Groups.of(view.study)
+    rows = {layer: chosen(table, layer=layer) for layer in layers_of(view)}
+    sizes = {layer: f"{of_layer['layer_units'][0]:,} units" for layer, of_layer in rows.items()}
+    title = f"{view.study.runs[view.run]}: {groups.heading}"
+    page, panels = layer_grid(title, sizes, "share of the layer's units")
+    for layer, axes in panels.items():
+        _areas(axes, rows[layer], groups)
     page.legend(groups.marks())
     return page.finish(view.caption)
 

@@ -4,7 +4,7 @@ import csv
 import io
 from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from cmon.config import Probe as ProbeTable
 from cmon.errors import ProbeError, listing, one_line
@@ -83,7 +83,7 @@ def read_labels(files: Files, root: str) -> list[Label]:
 def find_root(path: Path) -> tuple[Files, str]:
     """Find Broden's root in a folder or zip: the files, and the prefix of those beside index.csv."""
     files = open_files(path)
-    found = [name for name in files.names() if PurePosixPath(name).name == "index.csv"]
+    found = [name for name in files.names() if name.rpartition("/")[2] == "index.csv"]
     if not found:
         raise ProbeError(path, "holds no index.csv", "a Broden probe has index.csv, label.csv and images/")
     return files, min(found, key=lambda name: (name.count("/"), name)).removesuffix("index.csv")

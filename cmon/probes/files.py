@@ -52,7 +52,9 @@ class Folder:
                     below.clear()
                     continue
                 seen.add((status.st_dev, status.st_ino))
-                found += [(Path(folder) / name).relative_to(self.path).as_posix() for name in files if _is_seen(name)]
+                inside = os.path.relpath(folder, self.path)  # pathlib's would take seconds for Broden's 200,000 files
+                start = "" if inside == "." else f"{inside.replace(os.sep, '/')}/"
+                found += [f"{start}{name}" for name in files if _is_seen(name)]
         except OSError as error:
             where = one_line(error.filename or self.path)
             raise ProbeError(where, f"cannot be listed: {error.strerror}", "let cmon read the folder") from error

@@ -24,6 +24,10 @@ class Concepts:
     names: tuple[str, ...]
     categories: tuple[str, ...]
 
+    def groups(self, categories: tuple[str, ...]) -> list[int]:
+        """Return the place of each concept's category among some, (C,)."""
+        return [categories.index(category) for category in self.categories]
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -145,8 +149,7 @@ class CheckpointCounts:
     def of_layer(self, layer: str) -> "MaskEvidence":
         """Return what a detector needs of one layer."""
         counts = next(one for one in self.layers if one.name == layer)
-        groups = np.array([self.categories.index(category) for category in self.concepts.categories])
-        area = counts.unit_area[:, groups]
+        area = counts.unit_area[:, self.concepts.groups(self.categories)]
         facts = {"quantile": self.quantile, "rank_error": self.rank_error}
         return MaskEvidence(self.concepts, counts.intersection, area, counts.whole_area, self.concept_area, facts)
 
