@@ -1,14 +1,26 @@
 """Stage 2: give every unit its concepts, by arithmetic on what stage 1 has stored."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from cmon.config import Detector as DetectorTable
 from cmon.detectors import detector_from
-from cmon.detectors.base import Detector, label_layer
+from cmon.detectors.base import label_layer
+from cmon.detectors.judging import with_quality
+from cmon.detectors.study_prior import ranked
 from cmon.errors import CheckpointError, ConfigError, DetectorError, ProbeError, StaleInputError, StoreError, listing
-from cmon.recipes import Plan, Unit
-from cmon.records import CheckpointCounts, CheckpointLabels, Evidence, LayerLabels
-from cmon.statistics import is_low_prior
+from cmon.probes import read_presence
+from cmon.recipes import Plan, Unit, has_study_prior
+from cmon.records import (
+    CheckpointCounts,
+    CheckpointLabels,
+    Evidence,
+    LayerActivations,
+    LayerLabels,
+    LongArray,
+    Presence,
+)
+from cmon.statistics import Test, draw, is_low_prior
 from cmon.stores import read_activations, read_counts, read_evidence, write_labels
 from cmon.work import Options, Outcome, Progress, Stopwatch, provenance
 from cmon.workspace import Target, shown
@@ -53,22 +65,24 @@ def _label_all(
 ) -> None:
     """Label checkpoints under one detector; one whose activations are damaged or do not do is noted as failed."""
     labelled: dict[str, list[LayerLabels]] = {}
+    label = Labeller(plan, table, evidence)
     progress.begin(f"dissect {table.name}", len(todo))
     for unit, target in todo:
         watch = Stopwatch()
         try:
-            labels = _label(plan, table, unit, evidence)
+            labels = label(unit)
         except (DetectorError, StoreError) as error:
             outcome.failed.append((unit.name, error))
             progress.advance(1, f"{unit.name} failed")
             continue
         write_labels(target.path, target.recipe, provenance(watch), labels)
-        labelled.setdefault(unit.run.name, []).extend(replace(layer, scores=None) for layer in labels.layers)
+        labelled.setdefault(unit.folder, []).extend(replace(layer, scores=None) for layer in labels.layers)
         outcome.made.append(f"similarity {table.name} {unit.name}")
         progress.advance(1, unit.name)
     progress.end()
     for run, layers in labelled.items():
-        outcome.warnings += _low_prior(table, run, [layer for layer in layers if is_low(layer)])
+        if not has_study_prior(table):
+            outcome.warnings += _low_prior(table, run, [layer for layer in layers if is_low(layer)])
         outcome.warnings += _rare_words(table, run, layers)
 
 
@@ -102,24 +116,65 @@ def _stale(
     return unit, target
 
 
-def _label(plan: Plan, table: DetectorTable, unit: Unit, evidence: Evidence) -> CheckpointLabels:
-    source = plan.workspace.activations(unit.run.name, unit.checkpoint.name)
-    recorded = read_activations(source, plan.study.activations.pooling)
-    detector: Detector = detector_from(table)
-    used: Evidence | CheckpointCounts = evidence
-    if detector.uses == "counts":
-        used = read_counts(plan.workspace.counts(unit.run.name, unit.checkpoint.name))
-    if recorded.image_ids != used.image_ids:
-        where = shown(source, plan.workspace.root)
-        raise StoreError(where, f"holds other images than the {detector.uses}", "delete both, and run cmon activations")
-    tau = None if table.tau == "none" else float(table.tau)
-    try:
-        layers = tuple(label_layer(detector, layer, used.of_layer(layer.name), tau) for layer in recorded.layers)
-    except DetectorError as error:
-        raise DetectorError(f"{unit.name}: {error.where}", error.what, error.hint) from error
-    if isinstance(used, CheckpointCounts):
-        layers = tuple(_with_rare_words(layer, used) for layer in layers)
-    return CheckpointLabels(used.concepts, used.image_ids, layers, recorded.step, detector.score_unit)
+@dataclass
+class Labeller:
+    """Labels one checkpoint after another under one detector."""
+
+    plan: Plan
+    table: DetectorTable
+    evidence: Evidence
+    presences: dict[str, Presence] = field(default_factory=dict)
+
+    def __call__(self, unit: Unit) -> CheckpointLabels:
+        """Label one checkpoint.
+
+        Raises:
+            DetectorError: for activations or parameters that do not do.
+            StoreError: for files that are damaged, or do not fit together.
+        """
+        plan, detector = self.plan, detector_from(self.table)
+        source = plan.activations(unit).path
+        recorded = read_activations(source, plan.study.activations.pooling)
+        used: Evidence | CheckpointCounts = self.evidence
+        if detector.uses == "counts":
+            used = read_counts(plan.counts(unit).path)
+        if recorded.image_ids != used.image_ids:
+            where, hint = shown(source, plan.workspace.root), "delete both, and run cmon activations"
+            raise StoreError(where, f"holds other images than the {detector.uses}", hint)
+        try:
+            layers = [self._layer(detector, layer, used, unit) for layer in recorded.layers]
+        except DetectorError as error:
+            raise DetectorError(f"{unit.name}: {error.where}", error.what, error.hint) from error
+        images = self._concept_images(used, unit)
+        facts = (recorded.step, detector.score_unit, images)
+        return CheckpointLabels(used.concepts, used.image_ids, tuple(layers), *facts)
+
+    def _layer(
+        self, detector: Any, layer: LayerActivations, used: Evidence | CheckpointCounts, unit: Unit
+    ) -> LayerLabels:
+        testing, evidence = self.plan.testing(self.table), used.of_layer(layer.name)
+        if has_study_prior(self.table):  # it is known at the join only
+            none = draw(len(layer.values), 0, 0, 0)
+            return ranked(detector, label_layer(detector, layer, evidence, Test(), none), layer)
+        draws = testing.draw(len(layer.values))
+        labels = label_layer(detector, layer, evidence, testing.test, draws)
+        if self.plan.study.statistics.quality:
+            labels = with_quality(detector, labels, layer, evidence, self._presence(used, unit), draws)
+        return _with_rare_words(labels, used) if isinstance(used, CheckpointCounts) else labels
+
+    def _concept_images(self, used: Evidence | CheckpointCounts, unit: Unit) -> LongArray | None:
+        """Say how many images show each concept; None where that would have to be read for its own sake."""
+        if isinstance(used, CheckpointCounts):
+            return used.concept_images
+        return self._presence(used, unit).images if self.plan.study.statistics.quality else None
+
+    def _presence(self, used: Evidence | CheckpointCounts, unit: Unit) -> Presence:
+        """Read what the run's network sees of the probe's labels, once."""
+        run, probe = unit.run, self.plan.study.probe
+        if run.name not in self.presences:
+            labels = self.plan.labels if probe.kind == "broden" else None
+            self.presences[run.name] = read_presence(probe, labels, used.image_ids, used.concepts, run.preprocess)
+        return self.presences[run.name]
 
 
 def _with_rare_words(layer: LayerLabels, counts: CheckpointCounts) -> LayerLabels:

@@ -49,3 +49,22 @@ def distance_to_anchors(embedding: FloatArray, anchors: FloatArray) -> float:
     points = anchors.astype(np.float64)
     squares = np.square(units).sum(1)[:, None] + np.square(points).sum(1) - 2 * units @ points.T
     return float(np.sqrt(np.maximum(squares, 0)).min(axis=1).mean())
+
+
+def spread(embedding: FloatArray) -> float:
+    """Return the mean cosine distance over all pairs of units.
+
+    Args:
+        embedding: (U, D); rows with NaN (units that are not alive) are left out.
+
+    Returns:
+        1 - mean cosine, in [0, 2]; NaN where there are fewer than two units.
+    """
+    units = embedding[np.isfinite(embedding).all(axis=1)].astype(np.float64)
+    count = len(units)
+    if count < 2:
+        return float("nan")
+    # The sum over pairs is what the square of the summed directions is more than the units themselves.
+    directions = units / np.maximum(np.linalg.norm(units, axis=1, keepdims=True), 1e-300)
+    own = np.square(directions).sum()
+    return float(1 - (np.square(directions.sum(axis=0)).sum() - own) / (count * (count - 1)))

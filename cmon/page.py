@@ -36,7 +36,8 @@ class Section:
         warning: what a reader should know before believing the scores; "" where nothing.
         pictures: the figures.
         layers: rows of the layer table at the first and the last step; none where two detectors are compared.
-        folder: where units.csv and layers.csv lie, relative to the page.
+        notes: what is notable about the list of concepts.
+        folder: where units.csv, layers.csv and concepts.csv lie, relative to the page.
     """
 
     detector: str
@@ -45,6 +46,7 @@ class Section:
     warning: str
     pictures: list[Picture]
     layers: list[dict[str, Any]]
+    notes: list[str]
     folder: str
 
 

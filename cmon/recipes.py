@@ -5,12 +5,12 @@ says so at once.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 
-from cmon.checkpoints import CheckpointFile, discover
+from cmon.checkpoints import Unit, Untrained, baseline_units, checkpoint_units
 from cmon.concepts import read_concepts
-from cmon.config import Detector, Features, Preprocess, Run, Study
+from cmon.config import Detector, Features, Preprocess, Study, false_discovery_rate
 from cmon.detectors import detector_from
 from cmon.encoders import encoder_recipe, feature_concepts
 from cmon.errors import CheckpointError, ConfigError, listing, nearest
@@ -18,23 +18,49 @@ from cmon.fingerprint import HashMemory, Recipe, fingerprint
 from cmon.models import model_recipe
 from cmon.probes import Labels, Probe, broden_concepts, open_labels, open_probe
 from cmon.records import Concepts
+from cmon.statistics import Draws, Test, draw
 from cmon.workspace import Target, Workspace
 
+__all__ = ["ALGORITHM", "Plan", "Testing", "Unit", "has_study_prior", "plan_study"]
+
 # Raised by hand when equal parameters give other numbers than before.
-ALGORITHM = {"pixels": 1, "activations": 1, "counts": 1, "evidence": 1, "similarity": 1, "embedding": 2, "report": 2}
+ALGORITHM = {"pixels": 1, "activations": 1, "counts": 2, "evidence": 1, "similarity": 2, "embedding": 3, "report": 3}
 
 
 @dataclass(frozen=True)
-class Unit:
-    """One unit of work: a checkpoint of a run."""
+class Testing:
+    """How best scores are tested.
 
-    run: Run
-    checkpoint: CheckpointFile
+    Args:
+        tau: as in the config.
+        permutations: of the images.
+        resamples: of the images.
+        seed: of both.
+    """
+
+    tau: float | str
+    permutations: int
+    resamples: int
+    seed: int
+
+    def recipe(self) -> Recipe:
+        """Return the parameters; the seed only where something is drawn."""
+        return {name: value for name, value in asdict(self).items() if name != "seed" or self.drawn}
 
     @property
-    def name(self) -> str:
-        """Return run/checkpoint."""
-        return f"{self.run.name}/{self.checkpoint.name}"
+    def drawn(self) -> bool:
+        """Tell whether anything is drawn at random."""
+        return self.permutations + self.resamples > 0
+
+    @property
+    def test(self) -> Test:
+        """Return the test."""
+        rate = false_discovery_rate(self.tau)
+        return Test(None if rate or self.tau == "none" else float(self.tau), rate)
+
+    def draw(self, images: int) -> Draws:
+        """Draw for so many images."""
+        return draw(images, self.permutations, self.resamples, self.seed)
 
 
 @dataclass(frozen=True)
@@ -54,7 +80,12 @@ class Plan:
     @cached_property
     def units(self) -> tuple[Unit, ...]:
         """All checkpoints of all runs, in the config's order, then by name."""
-        return tuple(unit for run in self.study.run for unit in _units(run))
+        return tuple(unit for run in self.study.run for unit in checkpoint_units(run))
+
+    @cached_property
+    def baselines(self) -> tuple[Unit, ...]:
+        """The untrained networks of all runs that ask for some, in the config's order, then by seed."""
+        return tuple(unit for run in self.study.run for unit in baseline_units(run))
 
     @cached_property
     def probe(self) -> Probe:
@@ -105,34 +136,51 @@ class Plan:
 
     def activations(self, unit: Unit) -> Target:
         """Return one checkpoint's activations."""
-        path = self.workspace.activations(unit.run.name, unit.checkpoint.name)
+        path = self.workspace.activations(unit.folder, unit.checkpoint.name)
         recipe = self._forward(unit) | {"algorithm": ALGORITHM["activations"], "tokens": unit.run.tokens}
         return Target(path, "activations", recipe | {"pooling": self.study.activations.pooling})
 
     def counts(self, unit: Unit) -> Target:
         """Return one checkpoint's counts of pixels."""
-        path = self.workspace.counts(unit.run.name, unit.checkpoint.name)
-        own = {"algorithm": ALGORITHM["counts"], "labels": self.labels_fingerprint}
-        return Target(path, "counts", self._forward(unit) | own | {"quantile": self.study.activations.quantile})
+        path = self.workspace.counts(unit.folder, unit.checkpoint.name)
+        own = {
+            "algorithm": ALGORITHM["counts"],
+            "labels": self.labels_fingerprint,
+            "quantile": self.study.activations.quantile,
+            **dict(zip(("permutations", "resamples", "seed"), self.mask_draws, strict=True)),
+        }
+        return Target(path, "counts", self._forward(unit) | own)
+
+    @property
+    def mask_draws(self) -> tuple[int, int, int]:
+        """How often masks are permuted and images resampled as pixels are counted, and the seed of both."""
+        tests = [self.testing(table) for table in self.study.detector if detector_from(table).uses == "counts"]
+        permutations = max((test.permutations for test in tests), default=0)
+        resamples = max((test.resamples for test in tests), default=0)
+        return permutations, resamples, self.study.statistics.seed
 
     def _forward(self, unit: Unit) -> Recipe:
-        """Return what decides the outputs of a checkpoint's layers."""
+        """Return what decides the outputs of a network's layers."""
         run = unit.run
-        try:
-            checkpoint = self.memory.sha256(unit.checkpoint.path)
-        except OSError as error:
-            hint = "mend or leave it out"
-            raise CheckpointError(unit.checkpoint.path, error.strerror or "cannot be read", hint) from error
         return {
-            "checkpoint": checkpoint,
+            **self._weights(unit),
             "probe": self.probe_fingerprint,
             "on_error": self.study.probe.on_error,
             "model": model_recipe(run.model, run.model_args),
-            "state_dict_key": run.state_dict_key,
             "layers": list(run.layers),
             "preprocess": run.preprocess.recipe(),
             "precision": self.study.activations.precision,
         }
+
+    def _weights(self, unit: Unit) -> Recipe:
+        """Return what decides a network's weights, beside its model."""
+        if isinstance(unit.checkpoint, Untrained):
+            return {"checkpoint": f"random-init {unit.checkpoint.seed}"}
+        try:
+            sha256 = self.memory.sha256(unit.checkpoint.path)
+        except OSError as error:
+            raise CheckpointError(unit.where, error.strerror or "cannot be read", "mend or leave it out") from error
+        return {"checkpoint": sha256, "state_dict_key": unit.run.state_dict_key}
 
     @cached_property
     def evidence(self) -> Target:
@@ -150,7 +198,7 @@ class Plan:
 
     def similarity(self, detector: Detector, unit: Unit) -> Target:
         """Return one checkpoint's labels under one detector."""
-        path = self.workspace.similarity(detector.name, unit.run.name, unit.checkpoint.name)
+        path = self.workspace.similarity(detector.name, unit.folder, unit.checkpoint.name)
         made = detector_from(detector)
         used = self.counts(unit) if made.uses == "counts" else self.evidence
         recipe = {
@@ -158,9 +206,26 @@ class Plan:
             "activations": self.activations(unit).fingerprint,
             made.uses: used.fingerprint,
             "detector": made.recipe(),
-            "tau": detector.tau,
+            # Under the study's prior, which is known at the join only, units are tested there.
+            **({"prior": "study"} if has_study_prior(detector) else self._tested(detector)),
         }
         return Target(path, "similarity", recipe)
+
+    def _tested(self, detector: Detector) -> Recipe:
+        """Return what decides p-values, resamples, and how words are judged."""
+        labels = {"labels": self.labels_fingerprint} if self.study.probe.kind == "broden" else {}
+        halves = {"seed": self.study.statistics.seed}  # which images are in which half, drawn where nothing else is
+        quality = {"quality": {**labels, **halves}} if self.study.statistics.quality else {}
+        return self.testing(detector).recipe() | quality
+
+    def testing(self, detector: Detector) -> Testing:
+        """Say how a detector's best scores are tested, and how often images are permuted and resampled for it."""
+        made, chosen = detector_from(detector), self.study.statistics
+        rate = false_discovery_rate(detector.tau)
+        often: tuple[int, int] = (getattr(made, "permutations", 100), getattr(made, "resamples", 100))
+        permutations = (chosen.permutations or often[0]) if rate else 0
+        resamples = often[1] if chosen.resamples is None else chosen.resamples
+        return Testing(detector.tau, permutations, resamples, chosen.seed)
 
     def embedding(self, detector: Detector) -> Target:
         """Return one detector's joint file."""
@@ -168,8 +233,11 @@ class Plan:
             "algorithm": ALGORITHM["embedding"],
             "evidence": self.evidence.fingerprint,
             "checkpoints": {unit.name: self.similarity(detector, unit).fingerprint for unit in self.units},
+            "baselines": {unit.name: self.similarity(detector, unit).fingerprint for unit in self.baselines},
             "runs": [run.name for run in self.study.run],
             "steps": {run.name: run.steps for run in self.study.run},
+            # A table of its own: the projection has a seed too.
+            **({"testing": self.testing(detector).recipe()} if has_study_prior(detector) else {}),
             **self.study.embed.recipe(),
         }
         return Target(self.workspace.embedding(detector.name), "embedding", recipe)
@@ -184,16 +252,22 @@ class Plan:
         }
 
     def select(self, runs: Sequence[str], checkpoints: Sequence[str]) -> tuple[Unit, ...]:
-        """Return the units of the named runs and checkpoints, all where none are named.
+        """Return the units of the named runs and checkpoints, all where none are named; baselines after each run's.
 
         Raises:
             ConfigError: for a name that the study does not have.
         """
         _check_known("--run", runs, [run.name for run in self.study.run])
         # Another run may have no checkpoints yet.
-        units = [unit for run in self.study.run if not runs or run.name in runs for unit in _units(run)]
+        chosen = [run for run in self.study.run if not runs or run.name in runs]
+        units = [unit for run in chosen for unit in (*checkpoint_units(run), *baseline_units(run))]
         _check_known("--checkpoint", checkpoints, [unit.checkpoint.name for unit in units])
         return tuple(unit for unit in units if not checkpoints or unit.checkpoint.name in checkpoints)
+
+
+def has_study_prior(detector: Detector) -> bool:
+    """Tell whether a detector's prior is taken over the whole study."""
+    return getattr(detector, "prior", "layer") == "study"
 
 
 def plan_study(study: Study) -> Plan:
@@ -216,10 +290,6 @@ def plan_study(study: Study) -> Plan:
     if "counts" in plan.uses:
         assert plan.labels.rows, "tables without rows are an error of their own"
     return plan
-
-
-def _units(run: Run) -> list[Unit]:
-    return [Unit(run, checkpoint) for checkpoint in discover(run)]
 
 
 def _check_known(option: str, names: Sequence[str], known: Sequence[str]) -> None:

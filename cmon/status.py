@@ -26,16 +26,17 @@ def file_states(plan: Plan) -> Iterator[FileState]:
         CmonError: where the probe, the concepts or the encoder cannot be read, on which all files rest.
     """
     places, tables, evidence = plan.workspace, plan.study.detector, plan.evidence
+    units = (*plan.units, *plan.baselines)
     yield _file(plan, places.evidence, lambda: evidence)
-    for unit in plan.units:
-        path = places.activations(unit.run.name, unit.checkpoint.name)
+    for unit in units:
+        path = places.activations(unit.folder, unit.checkpoint.name)
         yield _file(plan, path, partial(plan.activations, unit))
-    for unit in plan.units if "counts" in plan.uses else ():
-        path = places.counts(unit.run.name, unit.checkpoint.name)
+    for unit in units if "counts" in plan.uses else ():
+        path = places.counts(unit.folder, unit.checkpoint.name)
         yield _file(plan, path, partial(plan.counts, unit))
     for table in tables:
-        for unit in plan.units:
-            path = places.similarity(table.name, unit.run.name, unit.checkpoint.name)
+        for unit in units:
+            path = places.similarity(table.name, unit.folder, unit.checkpoint.name)
             yield _file(plan, path, partial(plan.similarity, table, unit))
     for table in tables:
         yield _file(plan, places.embedding(table.name), partial(plan.embedding, table))

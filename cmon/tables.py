@@ -4,13 +4,22 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from cmon.records import Study, Table
+from cmon.records import QUALITY, STATES, Study, Table
+from cmon.statistics.trends import category_codes, indices, label_confidence
+
+# Columns of layers_table that have an interval: the number plus or minus its `_error`.
+WITH_ERROR = ("interpretable", "unique_concepts", "effective_concepts", "spread", "d_anchor", "changed")
 
 
 def units_table(study: Study) -> Table:
-    """Return one row per run, checkpoint, layer and unit; words and categories are "" for dead units."""
+    """Return one row per run, checkpoint, layer and unit; words and categories are "" for units that are not alive.
+
+    `label_confidence` and `category_confidence` are the shares of resamples of the images that give the unit the same
+    word, and a word of the same category; NaN without resamples.
+    """
     units = study.units
     names, categories = _with_blank(study.concepts.names), _with_blank(study.concepts.categories)
+    codes = category_codes(study.concepts.categories)
     table: Table = {
         "run": np.array(study.runs)[units.run],
         "checkpoint": np.array([c.name for c in study.checkpoints])[units.checkpoint],
@@ -21,10 +30,13 @@ def units_table(study: Study) -> Table:
         "category": categories[units.concept],
         "score": units.score,
         "interpretable": units.interpretable,
-        "alive": units.alive,
-        "x": units.xy[:, 0],
-        "y": units.xy[:, 1],
+        "state": np.array(STATES)[units.state],
+        "p_value": units.p_value,
+        "label_confidence": label_confidence(units.concept, units.resampled_concept),
+        "category_confidence": label_confidence(codes[units.concept], codes[units.resampled_concept]),
     }
+    table |= {f"quality_{name}": column for name, column in zip(QUALITY, units.quality.T, strict=True)}
+    table |= {"x": units.xy[:, 0], "y": units.xy[:, 1]}
     for rank in range(1, min(5, units.top_concept.shape[1])):
         table[f"concept_{rank + 1}"] = names[units.top_concept[:, rank]]
         table[f"score_{rank + 1}"] = units.top_score[:, rank]
@@ -32,41 +44,38 @@ def units_table(study: Study) -> Table:
 
 
 def layers_table(study: Study) -> Table:
-    """Return one row per run, checkpoint and layer: its counts, its diversity, its distances."""
+    """Return one row per run, checkpoint and layer: its counts, its diversity, its distances, its changes.
+
+    An `_error` is half the width of a 95 % interval over resamples of the images, NaN without them. The indices are
+    those of `cmon.statistics.trends.indices`.
+    """
+    runs = [name.run for name in study.checkpoints]
+    found = {(run, layer): indices(study, run, layer) for run in set(runs) for layer in range(len(study.layers))}
     rows: list[dict[str, object]] = []
     units = study.units
     for k, checkpoint in enumerate(study.checkpoints):
+        at = runs[:k].count(checkpoint.run)
         for index, layer in enumerate(study.layers):
-            here = (units.checkpoint == k) & (units.layer == index)
-            if not here.any():
+            here = np.flatnonzero((units.checkpoint == k) & (units.layer == index))
+            if not len(here):
                 continue
-            clear, alive = here & units.interpretable, here & units.alive
-            words = units.concept[clear]
-            rows.append(
-                {
-                    "run": study.runs[checkpoint.run],
-                    "checkpoint": checkpoint.name,
-                    "step": checkpoint.step,
-                    "layer": layer,
-                    "units": int(here.sum()),
-                    "dead": int(here.sum() - alive.sum()),
-                    "interpretable": int(clear.sum()),
-                    "unique_concepts": len(np.unique(words)),
-                    "effective_concepts": effective_number(words),
-                    "median_score": float(np.median(units.score[alive])) if alive.any() else np.nan,
-                    "d_anchor": float(study.d_anchor[k, index]),
-                    "prior_perplexity": float(study.prior_perplexity[k, index]),
-                }
-            )
+            score = units.score[here[units.alive[here]]]
+            row: dict[str, object] = {
+                "run": study.runs[checkpoint.run],
+                "checkpoint": checkpoint.name,
+                "step": checkpoint.step,
+                "layer": layer,
+                "units": len(here),
+            }
+            row |= {STATES[i]: int((units.state[here] == i).sum()) for i in range(1, len(STATES))}
+            for name, (value, error) in found[checkpoint.run, index].items():
+                row[name] = int(value[at]) if name in ("interpretable", "unique_concepts") else float(value[at])
+                if name in WITH_ERROR:
+                    row[f"{name}_error"] = float(error[at])
+            row["median_score"] = float(np.median(score)) if len(score) else np.nan
+            row["prior_perplexity"] = float(study.prior_perplexity[k, index])
+            rows.append(row)
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
-
-
-def effective_number(labels: np.ndarray[tuple[int, ...], np.dtype[np.int32]]) -> float:
-    """Return exp of the entropy of some labels: how many equally common ones would be as diverse; 0 for none."""
-    if not len(labels):
-        return 0.0
-    share = np.unique(labels, return_counts=True)[1] / len(labels)
-    return float(np.exp(-(share * np.log(share)).sum()))
 
 
 def csv_bytes(table: Table) -> bytes:
@@ -82,7 +91,7 @@ def _quoted(field: str) -> str:
 
 
 def _with_blank(names: Iterable[str]) -> np.ndarray[tuple[int], np.dtype[np.str_]]:
-    """Make -1, the index of a dead unit's concept, mean ""."""
+    """Make -1, the concept of a unit that is not alive, mean ""."""
     return np.array([*names, ""])
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cmon.detectors.base import label_layer
-from cmon.detectors.clip_dissect import SoftWpmi
+from cmon.detectors.base import Detector, label_layer
+from cmon.detectors.clip_dissect import SoftWpmi, TopDownCorrelation
 from cmon.records import Evidence, LayerActivations
-from cmon.statistics import top_images
+from cmon.statistics import Test, draw, top_images
 from cmon.stores import read_activations, read_evidence
 
 SETTINGS = {
@@ -24,6 +24,7 @@ SETTINGS = {
     "a = auto at 0.12": SoftWpmi(a="auto", a_spread=0.12),
     "a = 10, lam = 0.3": SoftWpmi(lam=0.3),
     "a = 10, lam = 0": SoftWpmi(lam=0.0),
+    "top_down": TopDownCorrelation(),
 }
 
 
@@ -41,10 +42,11 @@ def main() -> None:
         print(f"{path.stem:12}" + "".join(f"{text:>22}" for text in cells))
 
 
-def cell(detector: SoftWpmi, layer: LayerActivations, evidence: Evidence) -> str:
-    labels = label_layer(detector, layer, evidence, tau=None)
+def cell(detector: Detector, layer: LayerActivations, evidence: Evidence) -> str:
+    labels = label_layer(detector, layer, evidence, Test(), draw(len(layer.values), 0, 0, 0))
     right = word_classes(evidence)[labels.top_concept[:, 0]] == true_classes(layer, evidence)
-    return f"{right[labels.alive].mean():.0%} ({labels.facts['prior_perplexity']:.1f})"
+    perplexity = labels.facts.get("prior_perplexity")
+    return f"{right[labels.alive].mean():.0%}" + (f" ({perplexity:.1f})" if perplexity else "")
 
 
 def true_classes(layer: LayerActivations, evidence: Evidence) -> np.ndarray:

@@ -9,7 +9,8 @@
    word whose presence the unit's activation predicts best, by average precision over all images of the probe; in
    brackets of the last layer. The last two columns are of the units that Network Dissection finds interpretable.
 
-2 and 3 for CLIP-Dissect at the paper's setting (lam = 1) and at the demo's (lam = 0), and for Network Dissection.
+2 and 3 for CLIP-Dissect with the paper's score (soft_wpmi) and with the demo's (top_down), and for Network Dissection;
+3 also for the paper's score without its prior (lam = 0).
 """
 
 import subprocess
@@ -21,16 +22,17 @@ from concept_world import CONCEPTS, render, words
 from plant import TRUTH
 from world_truth import average_precision, zero_shot_accuracy
 
-from cmon.detectors.base import label_layer
-from cmon.detectors.clip_dissect import SoftWpmi
+from cmon.detectors.base import Detector, label_layer
+from cmon.detectors.clip_dissect import SoftWpmi, TopDownCorrelation
 from cmon.records import Evidence, LayerActivations
+from cmon.statistics import Test, draw
 from cmon.stores import read_activations, read_evidence, read_labels
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "build" / "demo"
 PROBE_IMAGES, PROBE_SEED = 3000, 1  # as `make demo` renders it
 HELD_OUT_IMAGES, HELD_OUT_SEED = 2000, 101
-SETTINGS = {"paper (lam = 1)": SoftWpmi(), "demo (lam = 0)": SoftWpmi(lam=0.0)}
+SETTINGS = {"paper": SoftWpmi(), "paper, lam = 0": SoftWpmi(lam=0.0), "demo (top_down)": TopDownCorrelation()}
 
 
 def main() -> None:
@@ -96,10 +98,11 @@ def stored_words(work: Path, detector: str, run: str, checkpoint: str) -> dict[s
     return {layer.name: (names[layer.top_concept[:, 0]], layer.interpretable) for layer in labels.layers}
 
 
-def top_words(detector: SoftWpmi, layer: LayerActivations, evidence: Evidence) -> np.ndarray:
+def top_words(detector: Detector, layer: LayerActivations, evidence: Evidence) -> np.ndarray:
     """Return each unit's word, (U,) str; "" for dead units."""
     names = np.array([*evidence.concepts.names, ""])
-    return names[label_layer(detector, layer, evidence, tau=None).top_concept[:, 0]]
+    labels = label_layer(detector, layer, evidence, Test(), draw(len(layer.values), 0, 0, 0))
+    return names[labels.top_concept[:, 0]]
 
 
 def run(*arguments: str) -> None:

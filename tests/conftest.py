@@ -154,7 +154,7 @@ def tables() -> dict[str, Any]:
         },
         "run": [{"name": "plain", "checkpoints": "runs/*.pt", "model": "net.py:build", "layers": ["first", "second"]}],
         "activations": {"pooling": "mean"},
-        "detector": [{"kind": "clip_dissect", "top_k": 5}],
+        "detector": [{"kind": "clip_dissect", "similarity": "soft_wpmi", "top_k": 5}],
         "embed": {"top_k": 3, "anchors": ["dog", "sky"], "projection": "pca"},
         "report": {"figures": ["categories"], "formats": ["png"], "dpi": 50},
     }

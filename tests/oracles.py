@@ -6,16 +6,23 @@ Activations and cosines are lists of rows, one row an image. All units count as 
 import math
 from fractions import Fraction
 
+import numpy as np
+
 
 def columns(rows):
     return [list(column) for column in zip(*rows, strict=True)]
 
 
+def tie_order(images):
+    """The one order that equal activations of all units are taken in: any that images' names do not decide."""
+    return np.random.default_rng(0).permutation(images).tolist()
+
+
 def top_images(activations, count):
-    """The most activating images of each unit; of equal ones the first in the images' order."""
+    """The most activating images of each unit; of equal ones the first in the one random order."""
     tops = []
     for column in columns(activations):
-        left, chosen = list(range(len(column))), []
+        left, chosen = tie_order(len(column)), []
         for _ in range(count):
             best = left[0]
             for image in left:
@@ -125,7 +132,36 @@ def rank_reorder(activations, cosines, p=3.0, top_fraction=0.05, scale_p=0.5):
     return table
 
 
+def pearson(first, second, least_deviation=0.0):
+    """Pearson's correlation; 0 where either deviates by no more than `least_deviation`, or is constant."""
+    means = [math.fsum(values) / len(values) for values in (first, second)]
+    centred = [[x - mean for x in values] for values, mean in zip((first, second), means, strict=True)]
+    deviations = [math.sqrt(math.fsum(x * x for x in values) / len(values)) for values in centred]
+    if min(first) == max(first) or min(second) == max(second) or deviations[1] <= least_deviation:
+        return 0.0
+    return math.fsum(x * y for x, y in zip(*centred, strict=True)) / len(first) / (deviations[0] * deviations[1])
+
+
+def top_down_weights(column, power):
+    """ln(I / r)^power of each image's rank r by one unit; equal ones share the mean of the ranks that they take up."""
+    weights = []
+    for value in column:
+        above, equal = sum(other > value for other in column), sum(other == value for other in column)
+        ranks = range(above + 1, above + equal + 1)
+        weights.append(math.fsum(math.log(len(column) / rank) ** power for rank in ranks) / equal)
+    return weights
+
+
+def top_down(activations, cosines, power=2.0):
+    words = columns(cosines)
+    return [
+        [math.sqrt(len(cosines)) * pearson(weights, word, least_deviation=1e-6) for word in words]
+        for weights in (top_down_weights(column, power) for column in columns(activations))
+    ]
+
+
 ORACLES = {
+    "top_down": top_down,
     "soft_wpmi": soft_wpmi,
     "wpmi": wpmi,
     "rank_reorder": rank_reorder,
@@ -161,6 +197,12 @@ def unified_embedding(concepts, scores, features, temperature=1.0):
 def d_anchor(units, anchors):
     nearest = [min(math.dist(unit, anchor) for anchor in anchors) for unit in units]
     return math.fsum(nearest) / len(nearest)
+
+
+def spread(units):
+    """1 - the mean cosine over all pairs; that with a vector of 0 is 0."""
+    pairs = [(one, other) for i, one in enumerate(units) for other in units[:i]]
+    return 1 - math.fsum(cosine(one, other, least_norm=1e-300) for one, other in pairs) / len(pairs)
 
 
 def effective_number(labels):
@@ -232,3 +274,35 @@ def network_dissection(maps, thresholds, labels, category_of):
     iou = [[ratio(u, c, area[u][category_of[c]]) for c in range(concepts)] for u in range(units)]
     over_all = [[ratio(u, c, whole[u]) for c in range(concepts)] for u in range(units)]
     return both, iou, area, concept_area, whole, over_all
+
+
+def mask_draws(maps, thresholds, labels, category_of, orders, resamples, half, top):
+    """What `network_dissection` makes of labels that are exchanged and of images that are repeated, by union.
+
+    orders[p][i] is the image whose labels image i gets, resamples[b][i] how often image i counts, half[i] whether it
+    is in the first half. Of each union: the best IoU [unit][p], the `top` best concepts [unit][b], their IoU [unit][b],
+    and the best concept by either half [unit], -1 where the unit is above its threshold in no labelled image of it.
+    """
+    units, images = range(len(thresholds)), range(len(labels))
+
+    def dissected(chosen, given):
+        _, iou, _, _, whole, over_all = network_dissection(
+            [maps[i] for i in chosen], thresholds, [given[i] for i in chosen], category_of
+        )
+        return {"category": iou, "all": over_all}, whole
+
+    def ranked(row):
+        return sorted(range(len(row)), key=lambda concept: (-row[concept], concept))[:top]
+
+    permuted = [dissected(images, [labels[i] for i in order])[0] for order in orders]
+    repeated = [dissected([i for i in images for _ in range(times[i])], labels)[0] for times in resamples]
+    halves = [dissected([i for i in images if bool(half[i]) == side], labels) for side in (True, False)]
+    return {
+        union: {
+            "null": [[max(scores[union][u]) for scores in permuted] for u in units],
+            "concept": [[ranked(scores[union][u]) for scores in repeated] for u in units],
+            "score": [[[scores[union][u][c] for c in ranked(scores[union][u])] for scores in repeated] for u in units],
+            "half_concept": [[ranked(iou[union][u])[0] if whole[u] else -1 for iou, whole in halves] for u in units],
+        }
+        for union in ("category", "all")
+    }

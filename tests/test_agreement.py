@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from test_figures import HARD, a_study, a_view, another, drawn, texts, touch
+from test_figures import HARD, a_study, a_view, another, assert_intervals, drawn, in_resample
 
-from cmon.figures import agreement, style
+from cmon.figures import agreement
+from cmon.figures.meaning import near_cosine
 from cmon.records import Concepts, Study, View
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -22,9 +23,10 @@ SECOND = {"red": "color", "hound": "object", "cat": "object", "dog": "object", "
 
 
 def labelled(words: dict[str, str], cells: list[list[Any]], detector: str = "first", tau: float = 1.0) -> Study:
-    """Make a study of one run with one layer; a cell holds a word, a pair of word and score, or None, of each unit."""
-    pairs = [[(unit, 1.0) if isinstance(unit, str) else unit for unit in cell] for cell in cells]
-    study = a_study({"plain": [[cell] for cell in pairs]}, words, range(0, 10 * len(cells), 10), ["only"], tau=tau)
+    """Make a study of one run with one layer; of each unit a cell holds a word, word and score, or a state."""
+    pairs = [[(unit, 1.0) if unit in words else unit for unit in cell] for cell in cells]
+    steps = range(0, 10 * len(cells), 10)
+    study = a_study({"plain": [[cell] for cell in pairs]}, words, steps, ["only"], tau=tau, resamples=0)
     known = {**dict.fromkeys(words, (1.0, 0.0)), **FEATURES}
     features = np.array([known[word] for word in words], np.float32)
     return replace(study, detector=detector, concept_features=features)
@@ -47,6 +49,8 @@ def test_the_table_holds_what_is_counted_by_hand():
     # dog, 1 is both red; 2 x 1 more, of dog and hound, are near. The 3 units whose words both have a category have 9
     # pairs, all of objects.
     assert found.pop("mean_cosine") == pytest.approx((1 + 0.96 + 0 + 1) / 4, abs=1e-6)
+    ends = [found.pop(name) for name in list(found) if name.endswith(("_low", "_high"))]
+    assert len(ends) == 8 and np.isnan(ends).all()
     assert found == {
         "run": "plain",
         "checkpoint": "epoch_0",
@@ -56,6 +60,8 @@ def test_the_table_holds_what_is_counted_by_hand():
         "second": "second",
         "units": 8,
         "dead": 2,
+        "constant": 0,
+        "saturated": 0,
         "first_interpretable": 6,
         "second_interpretable": 5,
         "both": 4,
@@ -141,6 +147,38 @@ def test_shares_and_chances_are_those_of_a_loop_over_units_and_over_pairs(units:
         "chance_category": share(is_alike, known_pairs),
     }
     assert {name: found[name] for name in expected} == pytest.approx(expected, nan_ok=True, abs=1e-12)
+
+
+def test_what_is_not_alive_is_counted_as_the_first_or_else_the_second_says():
+    first = ["dog", None, "constant", "dog", "dog", "saturated"]
+    second = ["dog", "constant", None, "saturated", None, "saturated"]
+    found = row(agreement.table(compared([first], [second])))
+    assert (found["units"], found["both"]) == (6, 1)
+    assert (found["dead"], found["constant"], found["saturated"]) == (2, 1, 2)
+
+
+@pytest.mark.parametrize("near", [0.3, 0.9])
+def test_intervals_are_those_of_the_shares_in_single_resamples(near: float):
+    cell = [("stripe", 2.0), ("dog", 1.5), ("sky", 1.2), ("wood", 0.8), None] * 4
+    words = {"stripe": "texture", "wood": "", "dog": "object", "sky": "texture"}
+    study = a_study({"plain": [[cell, cell[:7]]] * 3}, words, resamples=6)
+    # The second detector has more resamples, of which the first are the same; half of its words are others.
+    second = another(a_study({"plain": [[cell, cell[:7]]] * 3}, words, resamples=9))
+    turned = np.roll(second.units.resampled_concept, 1, axis=1)
+    second = replace(second, units=replace(second.units, resampled_concept=turned))
+    view = a_view(study, other=second, near=near)
+    table = agreement.table(view)
+    singles = [
+        agreement.table(replace(view, study=in_resample(study, b), other=in_resample(second, b))) for b in range(6)
+    ]
+    for name in agreement.WITH_INTERVAL:
+        known = np.all([np.isfinite(one[name]) for one in (table, *singles)], axis=0)
+        assert known.any(), name
+        some = {column: values[known] for column, values in table.items()}
+        most = some["units"] if name == "both" else 1
+        ends = f"{name}_low", f"{name}_high"
+        assert_intervals(some, [one[name][known] for one in singles], some[name], *ends, most)
+        assert (some[ends[0]] < some[ends[1]]).any()
 
 
 def test_dealing_the_words_at_random_gives_the_chances_on_average():
@@ -233,6 +271,9 @@ def test_a_heading_says_of_how_many_units_the_shares_are():
     table = agreement.table(compared(cells, [["dog"] * 3] * 2))
     assert agreement.counted_both(table) == "both: 1 to 2 of 3 units"
     assert agreement.counted_both({name: column[:1] for name, column in table.items()}) == "both: 2 of 3 units"
+    sure = table | {"both_low": np.array([0.5, 0.0]), "both_high": np.array([3.5, 2.4])}
+    # At the first checkpoint the interval is 1.5 wide above, at the second it is cut off below.
+    assert agreement.counted_both(sure) == "both: 1 ± 1 to 2 ± 2 of 3 units"
 
 
 def test_unless_it_is_stated_near_is_what_one_pair_of_concepts_in_a_hundred_exceeds():
@@ -245,13 +286,13 @@ def test_unless_it_is_stated_near_is_what_one_pair_of_concepts_in_a_hundred_exce
     twice = Concepts((*study.concepts.names, "word 3"), (*study.concepts.categories, "other"))
     study = replace(study, concepts=twice, concept_features=np.float32(np.vstack([features, features[3]])))
     cosines = sorted(float(features[i] @ features[j]) for i in range(40) for j in range(i))
-    found = agreement.near_cosine(a_view(study, near=None))
+    found = near_cosine(a_view(study, near=None))
     assert found == pytest.approx(np.quantile(cosines, 0.99), abs=1e-6)
 
 
 def test_one_concept_alone_is_near_itself_only():
     study = labelled({"dog": ""}, [["dog"]])
-    assert agreement.near_cosine(a_view(study, near=None)) == 1
+    assert near_cosine(a_view(study, near=None)) == 1
 
 
 def test_the_figure_names_both_detectors_and_says_what_near_is():
@@ -260,20 +301,3 @@ def test_the_figure_names_both_detectors_and_says_what_near_is():
     assert "how often first and second agree" in words
     assert "at least 0.85" in words
     assert "dotted: if words were dealt at random" in words
-
-
-@pytest.mark.parametrize("name", HARD)
-def test_axes_and_their_numbers_stay_within_the_page_and_apart(name: str):
-    figure = drawn("agreement", HARD[name]())
-    texts(figure, figure.axes[0])
-    width, height = figure.bbox.size
-    boxes = [axes.get_tightbbox().extents for axes in figure.axes[1:]]
-    for x, y, right, upper in boxes:
-        assert x > 0 and y > 0 and right < width and upper < height
-    for i, box in enumerate(boxes):
-        assert not any(touch(box, other) for other in boxes[:i]), name
-    for axes in figure.axes[1:]:
-        for text in axes.texts:
-            inside, whole = text.get_window_extent(), axes.get_window_extent()
-            assert whole.x0 < inside.x0 and inside.x1 < whole.x1
-            assert text.get_size() >= style.SMALL

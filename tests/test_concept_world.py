@@ -23,6 +23,7 @@ from cmon.detectors.network_dissection import NetworkDissection  # noqa: E402
 from cmon.probes import open_labels  # noqa: E402
 from cmon.recording import Counter, Recorder, Thresholds  # noqa: E402
 from cmon.records import CheckpointCounts  # noqa: E402
+from cmon.statistics import draw  # noqa: E402
 
 ENCODER = ROOT / "sample_configs" / "demo" / "encoder"
 
@@ -196,10 +197,10 @@ def test_nine_of_ten_planted_units_get_their_words_by_iou_with_the_worlds_masks(
     recorder, thresholds = Recorder(tuple(plant.TRUTH)), Thresholds(len(world), 0.005)
     recorder.watch(network, batches, thresholds.add)
     groups = labels.concepts.groups(labels.categories)
-    counter = Counter(thresholds.values(), groups)
+    counter = Counter(thresholds.values(), groups, draw(len(world), 0, 0, 0))
     for i, batch in enumerate(batches):
-        counter.begin(shown[100 * i : 100 * i + len(batch)])
         recorder.watch(network, [batch], counter.add)
+        counter.count([one] for one in shown[100 * i : 100 * i + len(batch)])
     sums = (counter.concept_area, counter.concept_images, counter.counts())
     counts = CheckpointCounts(labels.concepts, labels.categories, (), *sums, 0.005, thresholds.rank_error)
     names, right = labels.concepts.names, []

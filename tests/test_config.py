@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 
-from cmon import config, paths
+from cmon import config, paths, recipes
 from cmon.config import (
     FIGURES,
     SECTIONS,
@@ -14,12 +14,17 @@ from cmon.config import (
     OpenClip,
     OtherDetector,
     Section,
+    Statistics,
     Study,
+    false_discovery_rate,
     read_config,
     schema,
 )
+from cmon.detectors import detector_from
 from cmon.errors import ConfigError
 from cmon.mistakes import EXPECTED
+from cmon.recipes import Plan, has_study_prior, plan_study
+from cmon.workspace import Workspace
 
 WHOLE = """
 workspace = "work"
@@ -154,10 +159,143 @@ def test_a_config_is_frozen(tmp_path):
         read(tmp_path, SHORT).embed.top_k = 3
 
 
-@pytest.mark.parametrize("tau", ['"fdr:0.05"', '"fdr:0.1"', '"fdr"'])
-def test_a_false_discovery_rate_is_refused_with_what_is_possible(tmp_path, tau):
-    said, _ = refused(tmp_path, changed("tau = 1.5", f"tau = {tau}", WHOLE))
-    assert said == 'detector[1].tau: a false discovery rate is not there yet: must be a number or "none" today'
+# --- tau, the prior, and what is drawn
+
+DISSECTION = changed('kind = "clip_dissect"', 'kind = "network_dissection"')
+A_RATE = '"fdr:q" with q between 0 and 1, such as "fdr:0.05"'
+
+
+@pytest.mark.parametrize(
+    ("written", "tau", "rate"),
+    [
+        ('"fdr:0.05"', "fdr:0.05", 0.05),
+        ('"fdr:.1"', "fdr:.1", 0.1),
+        ('"fdr:0.999"', "fdr:0.999", 0.999),
+        ("3", 3.0, None),
+        ("2.5", 2.5, None),
+        ("-1", -1.0, None),
+        ("0", 0.0, None),
+        ('"none"', "none", None),
+    ],
+)
+def test_tau_is_a_number_a_rate_or_none(tmp_path, written, tau, rate):
+    for text in (SHORT, changed('kind = "clip_dissect"', 'kind = "mine"')):
+        found = read(tmp_path, text + f"tau = {written}\n").detector[0].tau
+        assert found == tau
+        assert type(found) is type(tau)
+        assert false_discovery_rate(found) == rate
+
+
+@pytest.mark.parametrize(("written", "tau"), [("0.04", 0.04), ("1", 1.0), ('"fdr:0.05"', "fdr:0.05")])
+def test_tau_of_network_dissection_is_an_iou_or_a_rate(tmp_path, written, tau):
+    assert read(tmp_path, DISSECTION).detector[0].tau == 0.04
+    assert read(tmp_path, DISSECTION + f"tau = {written}\n").detector[0].tau == tau
+
+
+@pytest.mark.parametrize(
+    "written", ["fdr:0", "fdr:0.0", "fdr:1", "fdr:1.0", "fdr:2", "fdr", "fdr:", "fdr:x", "fdr:0.05 ", "best", "", "0.5"]
+)
+def test_another_text_for_tau_is_refused_with_what_is_possible(tmp_path, written):
+    for text in (SHORT, changed('kind = "clip_dissect"', 'kind = "mine"')):
+        said, _ = refused(tmp_path, text + f'tau = "{written}"\n')
+        assert said == f'detector[1].tau: must be a number, "none", or {A_RATE}'
+    assert refused(tmp_path, DISSECTION + f'tau = "{written}"\n')[0].startswith("detector[1].tau: must be ")
+
+
+@pytest.mark.parametrize("written", ["0", "-0.1", "1.5", '"none"', "2"])
+def test_what_no_iou_can_be_is_refused(tmp_path, written):
+    said, _ = refused(tmp_path, DISSECTION + f"tau = {written}\n")
+    assert said == 'detector[1].tau: must be above 0 and at most 1, or "fdr:q", such as "fdr:0.05"'
+
+
+@pytest.mark.parametrize("written", ["true", "nan", "inf", "[1]", "{}"])
+def test_what_is_no_number_and_no_text_is_refused_for_tau(tmp_path, written):
+    for text in (SHORT, DISSECTION):
+        assert refused(tmp_path, text + f"tau = {written}\n")[0].startswith("detector[1].tau: must be ")
+
+
+@pytest.mark.parametrize("similarity", ["soft_wpmi", "wpmi"])
+def test_a_prior_may_be_the_layers_or_the_studys(tmp_path, similarity):
+    text = SHORT + f'similarity = "{similarity}"\n'
+    assert read(tmp_path, text).detector[0].prior == "layer"
+    for prior in ("layer", "study"):
+        (table,) = read(tmp_path, text + f'prior = "{prior}"\n').detector
+        assert has_study_prior(table) == (table.prior == "study") == (prior == "study")
+        assert detector_from(table).lam > 0
+    said, _ = refused(tmp_path, text + 'prior = "run"\n')
+    assert said == "detector[1].prior: must be 'layer' or 'study', not 'run'"
+    assert refused(tmp_path, DISSECTION + 'prior = "study"\n')[0].startswith("detector[1].prior: unknown key")
+
+
+@pytest.mark.parametrize("keys", ['similarity = "soft_wpmi"\nlam = 0\n', 'similarity = "top_down"\n', ""])
+def test_the_studys_prior_of_what_has_none_names_the_key(tmp_path, keys):
+    study = read(tmp_path, SHORT + keys + 'name = "mine"\nprior = "study"\n')
+    with pytest.raises(ConfigError, match="detector mine: prior: has an effect only on soft_wpmi and wpmi") as caught:
+        plan_study(study)
+    assert caught.value.exit_code == 2
+    assert caught.value.hint
+
+
+def test_a_detector_without_the_key_has_no_study_prior(tmp_path):
+    (table,) = read(tmp_path, changed('kind = "clip_dissect"', 'kind = "mine"')).detector
+    assert not has_study_prior(table)
+
+
+def test_how_much_is_drawn_is_the_configs_else_the_detectors(tmp_path):
+    text = (
+        SHORT
+        + """
+[[detector]]
+kind = "clip_dissect"
+name = "sorting"
+similarity = "rank_reorder"
+[[detector]]
+kind = "network_dissection"
+tau = "fdr:0.1"
+"""
+    )
+    for added, expected in (
+        ("", [(100, 100, 0), (10, 20, 0), (20, 100, 0)]),
+        ("[statistics]\npermutations = 7\nresamples = 0\nseed = 4\n", [(7, 0, 4)] * 3),
+        ("[statistics]\nresamples = 3\n", [(100, 3, 0), (10, 3, 0), (20, 3, 0)]),
+    ):
+        study = read(tmp_path, text + added)
+        plan = Plan(study, Workspace(study.workspace), Workspace(study.workspace).memory())
+        testings = [plan.testing(table) for table in study.detector]
+        assert [(one.permutations, one.resamples, one.seed) for one in testings] == expected
+        assert [one.test.rate for one in testings] == [0.05, 0.05, 0.1]
+
+
+def test_nothing_is_permuted_where_tau_is_no_rate(tmp_path):
+    for tau, expected in (("3", (3.0, None)), ('"none"', (None, None))):
+        study = read(tmp_path, SHORT + f"tau = {tau}\n[statistics]\npermutations = 9\nseed = 4\n")
+        testing = Plan(study, Workspace(study.workspace), Workspace(study.workspace).memory()).testing(
+            study.detector[0]
+        )
+        assert (testing.permutations, testing.resamples) == (0, 100)
+        assert (testing.test.tau, testing.test.rate) == expected
+
+
+def test_the_seed_is_in_the_recipe_where_something_is_drawn():
+    assert recipes.Testing("none", 0, 0, 4).recipe() == {"tau": "none", "permutations": 0, "resamples": 0}
+    assert recipes.Testing(2.0, 0, 5, 4).recipe() == {"tau": 2.0, "permutations": 0, "resamples": 5, "seed": 4}
+    drawn = recipes.Testing("fdr:0.05", 3, 0, 4)
+    assert drawn.recipe() == {"tau": "fdr:0.05", "permutations": 3, "resamples": 0, "seed": 4}
+    assert (drawn.draw(9).orders.shape, drawn.draw(9).resamples.shape) == ((3, 9), (0, 9))
+
+
+def test_statistics_a_baseline_and_a_reference_are_read_and_have_defaults(tmp_path):
+    plain = read(tmp_path, SHORT)
+    assert plain.statistics == Statistics(permutations=None, resamples=None, seed=0, quality=True)
+    assert (plain.run[0].baseline, plain.run[0].baseline_seeds) == ("none", 3)
+    assert (plain.report.reference, plain.report.near) == (None, "auto")
+    text = changed("[[detector]]", 'baseline = "random-init"\nbaseline_seeds = 5\n[[detector]]')
+    drawn = "[statistics]\npermutations = 500\nresamples = 0\nseed = 3\nquality = false\n"
+    added = drawn + "[report]\nreference = -2\nnear = 1\n"
+    study = read(tmp_path, text + added)
+    assert study.statistics == Statistics(permutations=500, resamples=0, seed=3, quality=False)
+    assert (study.run[0].baseline, study.run[0].baseline_seeds) == ("random-init", 5)
+    assert (study.report.reference, study.report.near) == (-2, 1.0)
 
 
 # --- unknown keys
@@ -181,6 +319,7 @@ def test_a_false_discovery_rate_is_refused_with_what_is_possible(tmp_path, tau):
         ),
         (SHORT + "[activations]\npoling = 1\n", "activations.poling: unknown key; did you mean pooling?"),
         (SHORT + "simlarity = 1\n", "detector[1].simlarity: unknown key; did you mean similarity?"),
+        (SHORT + "[statistics]\npermutation = 3\n", "statistics.permutation: unknown key; did you mean permutations?"),
         (SHORT + "[embed]\nancors = []\n", "embed.ancors: unknown key; did you mean anchors?"),
         (SHORT + "[report]\nfigure = []\n", "report.figure: unknown key; did you mean figures?"),
         (SHORT + '[[run]]\n"a.b\\n" = 1\n', "run[2].a.b: unknown key; allowed: name, checkpoints"),
@@ -282,11 +421,23 @@ def test_every_table_is_known_to_the_message_on_unknown_keys():
         (SHORT + "a = true\n", "detector[1].a: must be a number or 'auto', not True"),
         (SHORT + "a = [1]\n", "detector[1].a: must be a number or 'auto'"),
         (SHORT + "a = -1\n", "detector[1]: a must be positive"),
-        (SHORT + "tau = inf\n", "detector[1].tau: must be a finite number or 'none', not inf"),
-        (SHORT + 'tau = "non"\n', "detector[1].tau: must be a number or 'none', not 'non'; did you mean none?"),
+        (SHORT + "tau = inf\n", "detector[1].tau: must be a finite number or a text, not inf"),
         (SHORT + "p_end = 1\n", "detector[1].p_end: must be less than 1, not 1"),
         (SHORT + "top_k = 2.5\n", "detector[1].top_k: must be a whole number, not 2.5"),
-        (SHORT + 'similarity = "wpm"\n', "detector[1].similarity: must be 'soft_wpmi', 'wpmi', 'rank_reorder', "),
+        (SHORT + 'similarity = "wpm"\n', "detector[1].similarity: must be 'top_down', 'soft_wpmi', 'wpmi', 'ran"),
+        (SHORT + "power = 0\n", "detector[1].power: must be more than 0, not 0"),
+        (SHORT + "power = 21\n", "detector[1].power: must be at most 20, not 21"),
+        (SHORT + "[statistics]\npermutations = 0\n", "statistics.permutations: must be at least 1, not 0"),
+        (SHORT + "[statistics]\npermutations = 10001\n", "statistics.permutations: must be at most 10000, not 10001"),
+        (SHORT + "[statistics]\nresamples = -1\n", "statistics.resamples: must be at least 0, not -1"),
+        (SHORT + "[statistics]\nresamples = 2.5\n", "statistics.resamples: must be a whole number, not 2.5"),
+        (SHORT + "[statistics]\nseed = -1\n", "statistics.seed: must be at least 0, not -1"),
+        (SHORT + "[statistics]\nseed = 4294967296\n", "statistics.seed: must be less than 4294967296, not 4294967296"),
+        (changed("layers", 'baseline = "random"\nlayers'), "run[1].baseline: must be 'none' or 'random-init', not 'ra"),
+        (changed("layers", "baseline_seeds = 0\nlayers"), "run[1].baseline_seeds: must be at least 1, not 0"),
+        (changed("layers", "baseline_seeds = 101\nlayers"), "run[1].baseline_seeds: must be at most 100, not 101"),
+        (SHORT + "[report]\nreference = 1.5\n", "report.reference: must be a whole number, not 1.5"),
+        (SHORT + "[report]\nnear = 2\n", "report.near: must be "),
         (
             SHORT + '[concepts]\nprompt = "a photo"\n',
             "concepts.prompt: must be a text with {} where the word goes, not 'a photo'",
@@ -470,6 +621,14 @@ def test_the_schema_describes_every_key():
         definition = described["$defs"][table.__name__]
         assert set(definition["properties"]) == set(table.model_fields)
         assert definition["description"]
+
+
+def test_the_schema_says_what_tau_and_the_prior_may_be():
+    for name, default in (("ClipDissect", "fdr:0.05"), ("NetworkDissection", 0.04), ("OtherDetector", "none")):
+        tau = schema()["$defs"][name]["properties"]["tau"]
+        assert {one["type"] for one in tau["anyOf"]} == {"number", "string"}
+        assert tau["default"] == default
+    assert schema()["$defs"]["ClipDissect"]["properties"]["prior"]["enum"] == ["layer", "study"]
 
 
 def test_every_reference_of_the_schema_leads_somewhere():

@@ -1,60 +1,45 @@
 import tracemalloc
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 import make_golden
 import numpy as np
-import oracles
 import pytest
+from cases import (
+    PRIORS,
+    assert_as_oracle,
+    every_similarity,
+    evidence_of,
+    evidence_with,
+    fitting,
+    label,
+    planted_case,
+    random_case,
+    rounded_case,
+    sizes,
+    with_prior,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmon.config import ClipDissect
 from cmon.detectors import detector_from
-from cmon.detectors.base import best_concepts, label_layer
-from cmon.detectors.clip_dissect import SIMILARITIES, CosSimilarity, CosSimilarityCubed, RankReorder, SoftWpmi, Wpmi
-from cmon.dissect import is_low
+from cmon.detectors.base import label_layer
+from cmon.detectors.clip_dissect import (
+    SIMILARITIES,
+    CosSimilarity,
+    CosSimilarityCubed,
+    RankReorder,
+    SoftWpmi,
+    TopDownCorrelation,
+    Wpmi,
+)
 from cmon.errors import ConfigError, DetectorError
 from cmon.fingerprint import canonical_json
-from cmon.records import Concepts, Evidence, LayerActivations, Scores, arrays
-from cmon.statistics import alive_units, prior_perplexity, top_images
+from cmon.records import ALIVE, CONSTANT, DEAD, SATURATED, LayerActivations, Scores, arrays
+from cmon.statistics import draw, significance
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-PRIORS = ("soft_wpmi", "wpmi")
-NAMES = list(SIMILARITIES)
-
-every_similarity = pytest.mark.parametrize("name", NAMES)
-with_prior = pytest.mark.parametrize("name", PRIORS)
-
-
-def evidence_of(image_features, concept_features):
-    words = tuple(f"word {c}" for c in range(len(concept_features)))
-    ids = tuple(f"{i:05}" for i in range(len(image_features)))
-    return Evidence(ids, Concepts(words, ("",) * len(words)), np.float32(image_features), np.float32(concept_features))
-
-
-def evidence_with(cosines):
-    """Evidence whose cosines are exactly these."""
-    return evidence_of(cosines, np.eye(np.shape(cosines)[1]))
-
-
-def label(detector, activations, evidence, tau=None):
-    return label_layer(detector, LayerActivations("layer", np.float32(activations)), evidence, tau)
-
-
-def fitting(name, images, **parameters):
-    """A similarity function with the defaults, but no more top images than there are."""
-    if name in PRIORS:
-        parameters = {"top_k": max(1, images // 4), **parameters}
-    elif name == "rank_reorder":
-        parameters = {"top_fraction": 0.25, **parameters}
-    return SIMILARITIES[name](**parameters)
-
-
-def random_case(seed=0, images=80, units=7, concepts=9):
-    random = np.random.default_rng(seed)
-    cosines = np.float32(0.2 + 0.03 * random.normal(size=(images, concepts)))
-    return np.float32(random.normal(size=(images, units))), cosines
 
 
 # Against the oracles
@@ -81,6 +66,7 @@ def test_the_golden_file_is_what_its_script_makes(golden):
 @pytest.mark.parametrize(
     ("expected", "detector", "within"),
     [
+        ("top_down", TopDownCorrelation(), 1e-4),
         ("soft_wpmi", SoftWpmi(), 1e-3),
         ("soft_wpmi_auto", SoftWpmi(a="auto"), 1e-3),
         ("wpmi", Wpmi(), 1e-3),
@@ -106,49 +92,7 @@ def test_prior_its_perplexity_and_top_images_agree_with_the_golden_oracle(golden
     assert (labels.top_images[make_golden.DEAD] == -1).all()
 
 
-sizes = st.tuples(st.integers(4, 25), st.integers(1, 5), st.integers(1, 6), st.integers(0, 10**6))
-
-
-def drawn(case, digits):
-    """Few digits make ties of activations, of cosines, and whole rows and columns of equals."""
-    images, units, concepts, seed = case
-    random = np.random.default_rng(seed)
-    activations = np.round(random.normal(size=(images, units)), digits)
-    activations[0] += 1e-3 + np.arange(units)  # no unit is constant
-    return np.float32(activations), np.float32(np.round(random.uniform(-1, 1, size=(images, concepts)), digits))
-
-
-def assert_as_oracle(detector, name, activations, cosines, atol, **parameters):
-    expected = oracles.ORACLES[name](activations.tolist(), cosines.tolist(), **parameters)
-    scores = detector(activations, evidence_with(cosines)).values
-    np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=atol)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    case=sizes,
-    digits=st.integers(0, 5),
-    share=st.floats(0, 1),
-    a=st.floats(0.01, 200),
-    lam=st.floats(0, 2),
-    p_start=st.floats(0.5, 0.9999),
-    p_end=st.floats(0.1, 0.99),
-)
-def test_soft_wpmi_is_its_oracle(case, digits, share, a, lam, p_start, p_end):
-    activations, cosines = drawn(case, digits)
-    chosen = {"top_k": max(1, round(share * case[0])), "a": a, "lam": lam, "p_start": p_start, "p_end": p_end}
-    assert_as_oracle(SoftWpmi(**chosen), "soft_wpmi", activations, cosines, 2e-3, **chosen)
-
-
-@settings(max_examples=40, deadline=None)
-@given(case=sizes, digits=st.integers(0, 5), share=st.floats(0, 1), a=st.floats(0.01, 200), lam=st.floats(0, 2))
-def test_wpmi_is_its_oracle(case, digits, share, a, lam):
-    activations, cosines = drawn(case, digits)
-    chosen = {"top_k": max(1, round(share * case[0])), "a": a, "lam": lam}
-    assert_as_oracle(Wpmi(**chosen), "wpmi", activations, cosines, 2e-3, **chosen)
-
-
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     case=sizes,
     digits=st.integers(0, 5),
@@ -157,37 +101,28 @@ def test_wpmi_is_its_oracle(case, digits, share, a, lam):
     scale_p=st.floats(0, 2),
 )
 def test_rank_reorder_is_its_oracle(case, digits, p, top_fraction, scale_p):
-    activations, cosines = drawn(case, digits)
+    activations, cosines = rounded_case(*case, digits)
     # Means of a few rounded cosines that cancel to rounding errors on either side of the floor decide thousands.
     cosines = np.abs(cosines) + np.float32(0.01)
     chosen = {"p": p, "top_fraction": top_fraction, "scale_p": scale_p}
     assert_as_oracle(RankReorder(**chosen), "rank_reorder", activations, cosines, 1e-5, **chosen)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(case=sizes, digits=st.integers(1, 5))
 def test_cosines_are_their_oracles(case, digits):
-    activations, cosines = drawn(case, digits)
+    activations, cosines = rounded_case(*case, digits)
     cosines[0] += np.float32(2)  # no column is zero
     assert_as_oracle(CosSimilarity(), "cos_similarity", activations, cosines, 1e-6)
     assert_as_oracle(CosSimilarityCubed(), "cos_similarity_cubed", activations, cosines, 1e-6)
 
 
-@settings(max_examples=60, deadline=None)
-@given(case=sizes, digits=st.integers(0, 2), share=st.floats(0, 1))
-def test_top_images_are_their_oracle(case, digits, share):
-    activations, _ = drawn(case, digits)
-    count = max(1, round(share * case[0]))
-    assert top_images(activations, count).tolist() == oracles.top_images(activations.tolist(), count)
-
-
-@settings(max_examples=40, deadline=None)
-@given(case=sizes, scale=st.floats(0.01, 1000))
-def test_prior_perplexity_is_its_oracle(case, scale):
-    likelihood = scale * np.random.default_rng(case[3]).normal(size=case[1:3])
-    concepts = likelihood.argmax(axis=1)
-    expected = oracles.prior_perplexity(likelihood.tolist(), concepts.tolist())
-    assert prior_perplexity(likelihood, concepts.astype(np.int32)) == pytest.approx(expected, rel=1e-9)
+def test_cubes_of_cosines_that_hardly_differ_are_not_blown_up():
+    """Their norms are at least 1e-3, as in the original."""
+    activations, cosines = random_case()
+    cosines = np.float32(0.2 + 0.3 * (cosines - 0.2))
+    assert_as_oracle(CosSimilarityCubed(), "cos_similarity_cubed", activations, cosines, 1e-7)
+    assert np.abs(CosSimilarityCubed()(activations, evidence_with(cosines)).values).max() < 0.05
 
 
 # Against the original's outputs
@@ -240,7 +175,7 @@ def test_rank_reorder_is_the_mean_of_the_originals_random_orders(reference):
 
 
 @every_similarity
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10**6))
 def test_the_order_of_images_units_or_concepts_does_not_matter(name, seed):
     activations, cosines = random_case(seed)
@@ -256,13 +191,17 @@ def test_the_order_of_images_units_or_concepts_does_not_matter(name, seed):
 
 
 @every_similarity
-def test_dead_units_change_no_other_units_scores(name):
+def test_units_that_are_not_alive_change_no_other_units_scores(name):
     activations, cosines = random_case()
-    detector, evidence = fitting(name, 80), evidence_with(cosines)
-    dead = np.tile([0, 7, -1e5], (80, 1))
-    labels = label(detector, np.hstack([activations, dead]), evidence)
-    alone = label(detector, activations, evidence)
-    assert labels.alive.tolist() == [True] * 7 + [False] * 3
+    detector, evidence, draws = fitting(name, 80), evidence_with(cosines), draw(80, 3, 4, 0)
+    dead = np.tile(np.float32([0, 7, -1e5, 1]), (80, 1))
+    dead[3, 3] = 0
+    labels = label(detector, np.hstack([activations, dead]), evidence, rate=0.9, draws=draws)
+    alone = label(detector, activations, evidence, rate=0.9, draws=draws)
+    assert labels.state.tolist() == [ALIVE] * 7 + [DEAD, CONSTANT, CONSTANT, SATURATED]
+    assert labels.alive.tolist() == [True] * 7 + [False] * 4
+    for kept in ("p_value", "interpretable", "resampled_concept", "resampled_score", "resampled_interpretable"):
+        np.testing.assert_array_equal(getattr(labels, kept)[:7], getattr(alone, kept))
     np.testing.assert_array_equal(labels.scores[:7], alone.scores)
     np.testing.assert_array_equal(labels.top_images[:7], alone.top_images)
     assert labels.facts == alone.facts
@@ -272,14 +211,25 @@ def test_dead_units_change_no_other_units_scores(name):
     assert np.isnan(labels.top_score[7:]).all()
     assert (labels.top_concept[7:] == -1).all()
     assert (labels.top_images[7:] == -1).all()
-    assert labels.interpretable.tolist() == labels.alive.tolist()
+    assert np.isnan(labels.p_value[7:]).all()
+    assert (labels.resampled_concept[7:] == -1).all()
+    assert np.isnan(labels.resampled_score[7:]).all()
+    assert not labels.resampled_interpretable[7:].any()
+    assert not labels.interpretable[7:].any()
+    without = label(detector, np.hstack([activations, dead]), evidence)
+    assert without.interpretable.tolist() == without.alive.tolist()
 
 
 @every_similarity
 def test_a_layer_of_dead_units_has_no_scores(name):
     _, cosines = random_case()
-    labels = label(fitting(name, 80), np.full((80, 4), 3), evidence_with(cosines), tau=-1e9)
+    labels = label(fitting(name, 80), np.full((80, 4), 3), evidence_with(cosines), tau=-1e9, draws=draw(80, 2, 3, 0))
     assert np.isnan(labels.scores).all()
+    assert labels.resampled_concept.shape == labels.resampled_score.shape == (4, 3, 9)
+    assert labels.resampled_interpretable.tolist() == [[False] * 3] * 4
+    assert np.isnan(labels.p_value).all()
+    of_a_rate = label(fitting(name, 80), np.full((80, 4), 3), evidence_with(cosines), rate=0.5, draws=draw(80, 2, 3, 0))
+    assert not of_a_rate.interpretable.any()
     assert not labels.alive.any()
     assert not labels.interpretable.any()
     assert labels.log_prior is None
@@ -297,7 +247,7 @@ def test_scores_are_finite_at_the_edges_of_what_activations_can_be(name):
         np.testing.assert_array_equal(labels.top_images[:, :3], plain.top_images[:, :3])
 
 
-@pytest.mark.parametrize("name", [*PRIORS, "rank_reorder", "cos_similarity"])
+@pytest.mark.parametrize("name", ["top_down", *PRIORS, "rank_reorder", "cos_similarity"])
 @pytest.mark.parametrize("scale", [1e30, 1e-30])
 def test_the_scale_of_activations_does_not_matter(name, scale):
     activations, cosines = random_case()
@@ -325,10 +275,7 @@ def test_one_concept_or_one_unit_can_be_scored(name):
 
 @every_similarity
 def test_a_unit_that_fires_on_a_concepts_images_gets_its_word(name):
-    random = np.random.default_rng(3)
-    shown = random.integers(0, 6, size=240)
-    cosines = 0.2 + 0.02 * random.normal(size=(240, 6)) + 0.1 * np.eye(6)[shown]
-    activations = cosines + 0.005 * random.normal(size=(240, 6))  # unit u follows concept u, with strength and rank
+    activations, cosines = planted_case()
     detector = fitting(name, 240, **({"top_k": 20, "a": 10.0} if name in PRIORS else {}))
     labels = label(detector, activations, evidence_with(cosines))
     assert labels.top_concept[:, 0].tolist() == list(range(6))
@@ -342,38 +289,44 @@ def test_all_equal_cosines_give_all_concepts_one_score(name):
     np.testing.assert_allclose(labels.scores, labels.scores[:, :1] * np.ones(4), rtol=1e-6, atol=1e-7)
 
 
-@every_similarity
-def test_memory_is_the_cosines_and_blocks_of_them(name, monkeypatch):
-    block = 2**20
+def peak_of_labelling(detector, draws, monkeypatch, block):
+    """Label 12 units against 6,000 images and 700 concepts."""
     monkeypatch.setattr(arrays, "BLOCK_BYTES", block)
     random = np.random.default_rng(0)
-    images, concepts = 6000, 700
-    activations = np.float32(random.normal(size=(images, 12)))
-    evidence = evidence_of(random.normal(size=(images, 8)) / 8, random.normal(size=(concepts, 8)))
-    detector = SIMILARITIES[name](**({"top_fraction": 0.02} if name == "rank_reorder" else {}))
+    activations = np.float32(random.normal(size=(6000, 12)))
+    evidence = evidence_of(random.normal(size=(6000, 8)) / 8, random.normal(size=(700, 8)))
     tracemalloc.start()
     try:
-        label_layer(detector, LayerActivations("layer", activations), evidence, None)
-        peak = tracemalloc.get_traced_memory()[1]
+        label_layer(detector, LayerActivations("layer", activations), evidence, significance.Test(None, 0.05), draws)
+        return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    cosines = images * concepts * 4
-    assert cosines < peak < 1.1 * cosines + 3 * block
 
 
-# Dead units
+@pytest.mark.parametrize("name", sorted(SIMILARITIES.keys() - {"top_down"}))
+def test_memory_is_the_cosines_and_blocks_of_them(name, monkeypatch):
+    """Those with a prior keep one table of (images, concepts) too: the softmax of the cosines, and not the cosines."""
+    detector = SIMILARITIES[name](**({"top_fraction": 0.02} if name == "rank_reorder" else {}))
+    peak = peak_of_labelling(detector, draw(6000, 0, 0, 0), monkeypatch, 2**20)
+    cosines = 6000 * 700 * 4
+    assert cosines < peak < 1.1 * cosines + 3 * 2**20
 
 
-def test_float_noise_on_a_constant_is_dead_but_a_small_signal_is_not():
-    random = np.random.default_rng(0)
-    noise = random.integers(-3, 4, size=50) * np.spacing(np.float32(1))
-    activations = np.stack([1 + noise, -1e6 * (1 + noise), 1 + 1e-4 * noise / noise.max(), 1e-20 * noise, 0 * noise], 1)
-    assert alive_units(np.float32(activations)).tolist() == [False, False, True, True, False]
+@with_prior
+def test_permutations_and_resamples_take_no_further_table(name, monkeypatch):
+    peak = peak_of_labelling(SIMILARITIES[name](), draw(6000, 3, 3, 0), monkeypatch, 2**20)
+    assert peak < 1.1 * 6000 * 700 * 4 + 3 * 2**20
 
 
-def test_a_unit_over_the_whole_range_of_float32_is_alive():
-    activations = np.float32([[3e38, -3e38], [-3e38, -3e38]])
-    assert alive_units(activations).tolist() == [True, False]
+def test_top_down_never_makes_the_cosines(monkeypatch):
+    peak = peak_of_labelling(TopDownCorrelation(), draw(6000, 0, 0, 0), monkeypatch, 2**20)
+    assert peak < 0.5 * 6000 * 700 * 4
+    drawn = peak_of_labelling(TopDownCorrelation(), draw(6000, 30, 3, 0), monkeypatch, 2**20)
+    rows = 256 * 6000 * 4  # as many rows of permuted weights as are multiplied at a time
+    assert drawn < 0.5 * 6000 * 700 * 4 + 3 * rows
+
+
+# Labels
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -393,12 +346,17 @@ def test_scores_that_are_nan_are_refused():
         label(broken, activations, evidence_with(cosines))
 
 
-# Labels
+@pytest.mark.parametrize("draws", [draw(80, 5, 0, 0), draw(80, 0, 5, 0)], ids=["permuted", "resampled"])
+def test_scores_that_are_nan_on_drawn_images_only_are_refused(draws):
+    """As of a correlation that divides by the deviation of a unit that is constant in a resample."""
+    activations, cosines = random_case()
 
+    def broken(given, evidence):
+        values = np.full((given.shape[1], 9), np.nan if given.tobytes() != activations.tobytes() else 1, np.float32)
+        return Scores(values, None, {})
 
-def test_best_concepts_are_in_order_and_equals_stay_in_the_concepts_order():
-    scores = np.float32([[1, 3, 3, 2], [0, 0, 0, 0]])
-    assert best_concepts(scores, 3).tolist() == [[1, 2, 3], [0, 1, 2]]
+    with pytest.raises(DetectorError, match="layer: the detector's scores are NaN"):
+        label(broken, activations, evidence_with(cosines), rate=0.05, draws=draws)
 
 
 def test_top_scores_belong_to_the_top_concepts_and_at_most_ten_are_kept():
@@ -427,116 +385,48 @@ def test_tau_is_a_best_score_that_just_suffices():
     assert label(CosSimilarity(), activations, evidence, tau=None).interpretable.tolist() == [True, True, False]
 
 
-# WPMI: a, lam, top_k and the prior
+# Tests, permutations and resamples
 
 
-@with_prior
-@pytest.mark.parametrize("spread", [0.3, 0.05])
-def test_an_automatic_a_sets_the_spread_of_the_logits(name, spread):
+@every_similarity
+def test_chance_makes_few_units_interpretable_and_planted_ones_all_are(name):
+    activations, cosines = planted_case(noise=30)
+    detector = fitting(name, 240, **({"top_k": 20, "a": 10.0} if name in PRIORS else {}))
+    labels = label(detector, activations, evidence_with(cosines), rate=0.05, draws=draw(240, 20, 0, 0))
+    assert labels.interpretable[:6].all()
+    assert labels.interpretable[6:].sum() <= 2
+    noise = label(detector, activations[:, 6:], evidence_with(cosines), rate=0.05, draws=draw(240, 20, 0, 0))
+    assert not noise.interpretable.any()
+    assert 0.2 < noise.p_value.mean() < 0.8
+
+
+@every_similarity
+def test_permutations_and_resamples_change_no_score_and_no_word(name):
     activations, cosines = random_case()
-    detector = fitting(name, 80, a="auto", a_spread=spread)
-    scored = detector(activations, evidence_with(cosines))
-    assert scored.facts["a"] * np.float64(cosines).std() == pytest.approx(spread, rel=1e-6)
-    fixed = replace(detector, a=scored.facts["a"])(activations, evidence_with(cosines))
-    np.testing.assert_array_equal(scored.values, fixed.values)
+    plain = label(fitting(name, 80), activations, evidence_with(cosines))
+    drawn = label(fitting(name, 80), activations, evidence_with(cosines), draws=draw(80, 3, 4, 0))
+    for kept in ("scores", "top_concept", "top_score", "top_images", "state"):
+        np.testing.assert_array_equal(getattr(drawn, kept), getattr(plain, kept))
+    assert drawn.facts == plain.facts
+    assert np.isnan(plain.p_value).all()
+    assert not np.isnan(drawn.p_value).any()
+    shapes = {kept: getattr(plain, kept).shape for kept in ("resampled_concept", "resampled_score")}
+    assert shapes == dict.fromkeys(shapes, (7, 0, 9))
+    assert plain.resampled_interpretable.shape == (7, 0)
+    assert drawn.resampled_interpretable.shape == (7, 4)
+    for labels in (plain, drawn):
+        assert labels.ranking.shape == (7, 0)
+        assert labels.quality.shape == (7, 4)
+        assert np.isnan(labels.quality).all()
 
 
-@with_prior
-def test_with_an_automatic_a_the_scale_of_the_cosines_does_not_matter(name):
+def test_a_resampled_unit_passes_by_its_score_there():
     activations, cosines = random_case()
-    detector = fitting(name, 80, a="auto")
-    plain, scaled = (detector(activations, evidence_with(scale * cosines)).values for scale in (1, 0.125))
-    np.testing.assert_allclose(scaled, plain, rtol=1e-4, atol=1e-4)
-
-
-@with_prior
-@pytest.mark.parametrize("rounding", [0, 1e-7])
-@pytest.mark.parametrize("value", [0.0, 0.3])
-def test_an_automatic_a_of_equal_cosines_is_an_error(name, value, rounding):
-    activations, noise = random_case()
-    evidence = evidence_with(value + rounding * np.sign(noise - noise.mean()))
-    with pytest.raises(DetectorError, match="all cosines are equal"):
-        fitting(name, 80, a="auto")(activations, evidence)
-
-
-@pytest.mark.parametrize(("name", "oracle"), [("soft_wpmi", "soft_wpmi_likelihood"), ("wpmi", "wpmi_likelihood")])
-def test_without_lam_the_score_is_the_likelihood_alone(name, oracle):
-    activations, cosines = random_case()
-    detector = fitting(name, 80, lam=0.0)
-    scores = detector(activations, evidence_with(cosines)).values
-    expected = getattr(oracles, oracle)(activations.tolist(), cosines.tolist(), 20)
-    np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-3)
-    alone = detector(activations[:, 2:3], evidence_with(cosines)).values
-    np.testing.assert_allclose(alone, scores[2:3], rtol=1e-6)
-
-
-@with_prior
-def test_under_its_own_prior_no_score_exceeds_log_units(name):
-    random = np.random.default_rng(0)
-    activations, cosines = random_case(units=5)
-    peaked = cosines + random.normal(size=cosines.shape)
-    scores = fitting(name, 80, lam=1.0, a=50.0)(activations, evidence_with(peaked)).values
-    assert np.log(5) - 0.01 < scores.max() <= np.log(5) + 1e-5
-
-
-@with_prior
-def test_more_top_images_than_images_is_an_error(name):
-    activations, cosines = random_case()
-    all_images = fitting(name, 80, top_k=80, lam=0.0)(activations, evidence_with(cosines)).values
-    if name == "wpmi":  # its images have no order: with all of them all units are the same
-        np.testing.assert_allclose(all_images, all_images[:1] * np.ones((7, 1)), rtol=1e-5)
-    with pytest.raises(DetectorError, match="top_k = 81 is more than the probe's 80 images") as caught:
-        fitting(name, 80, top_k=81)(activations, evidence_with(cosines))
-    assert "smaller top_k" in caught.value.hint
-
-
-@with_prior
-def test_a_layers_single_living_unit_has_no_score_and_is_warned_of(name):
-    activations, cosines = random_case(units=1)
-    labels = label(fitting(name, 80, lam=1.0), np.hstack([activations, np.zeros((80, 3))]), evidence_with(cosines))
-    assert (labels.scores[0] == 0).all()
-    assert labels.facts["units"] == 1
-    assert labels.facts["prior_perplexity"] == pytest.approx(1)
-    assert is_low(labels)
-    without = label(fitting(name, 80, lam=0.0), activations, evidence_with(cosines))
-    assert len(set(without.scores[0].tolist())) == 9
-    assert not is_low(without)
-
-
-@with_prior
-def test_a_large_a_is_as_exact_as_the_cosines(name):
-    activations, cosines = random_case()
-    cosines += np.float32(0.7)
-    detector = fitting(name, 80, a=3000.0, lam=0.0)
-    expected = oracles.ORACLES[name](activations.tolist(), cosines.tolist(), top_k=20, a=3000.0, lam=0.0)
-    scores = detector(activations, evidence_with(cosines)).values
-    np.testing.assert_allclose(scores, expected, rtol=2e-6, atol=0)
-
-
-def test_perplexity_is_one_where_a_unit_dominates_each_word():
-    likelihood = np.array([[0.0, -500, -500], [-500, 0, -500], [-500, -500, 0]])
-    assert prior_perplexity(likelihood, np.int32([0, 1, 2])) == pytest.approx(1)
-
-
-@pytest.mark.parametrize("units", [1, 4, 30])
-def test_perplexity_is_the_number_of_units_where_all_are_equal(units):
-    likelihood = np.tile([-3.0, -900, 0], (units, 1))
-    assert prior_perplexity(likelihood, np.zeros(units, dtype=np.int32)) == pytest.approx(units)
-
-
-def test_perplexity_is_the_median_over_the_chosen_words_only():
-    # Word 0: two of three units share it. Word 1: one unit holds it. Word 2, which nobody chose: all three.
-    likelihood = np.array([[0.0, -900, 0], [0, 0, 0], [-900, -900, 0]])
-    assert prior_perplexity(likelihood, np.int32([0, 0, 1])) == pytest.approx(2)
-    assert prior_perplexity(likelihood, np.int32([0, 1, 1])) == pytest.approx(1)
-
-
-def test_equal_units_have_a_perplexity_of_their_number_in_the_facts():
-    activations, cosines = random_case()
-    scored = SoftWpmi(top_k=20)(np.repeat(activations[:, :1], 6, axis=1), evidence_with(cosines))
-    assert scored.facts["prior_perplexity"] == pytest.approx(6)
-    assert scored.facts["units"] == 6
-    np.testing.assert_allclose(scored.values, 0, atol=1e-6)
+    tau = float(np.median(label(CosSimilarity(), activations, evidence_with(cosines)).top_score[:, 0]))
+    labels = label(CosSimilarity(), activations, evidence_with(cosines), tau=tau, draws=draw(80, 0, 30, 0))
+    best = labels.resampled_score[:, :, 0]
+    assert labels.resampled_interpretable.tolist() == (best >= tau).tolist()
+    assert 0.1 < labels.resampled_interpretable.mean() < 0.9
 
 
 # Rank reorder
@@ -575,9 +465,15 @@ def test_the_config_makes_the_function_it_names_with_its_own_defaults(name):
     made = detector_from(table(similarity=name))
     assert made == SIMILARITIES[name]()
     assert made.recipe()["similarity"] == name
-    assert made.score_unit == {"soft_wpmi": "nats", "wpmi": "nats", "rank_reorder": "minus relative error"}.get(
-        name, "cosine"
-    )
+    units = {"top_down": "standard deviations", "rank_reorder": "minus relative error"}
+    units |= dict.fromkeys(PRIORS, "nats") | dict.fromkeys(("cos_similarity", "cos_similarity_cubed"), "cosine")
+    assert made.score_unit == units[name]
+
+
+def test_top_down_is_the_default_and_the_papers_function_stays_by_name():
+    assert detector_from(table()) == TopDownCorrelation(power=2.0)
+    assert detector_from(table(similarity="soft_wpmi")) == SoftWpmi()
+    assert table().tau == "fdr:0.05"
 
 
 def test_the_papers_defaults():
@@ -590,6 +486,9 @@ def test_the_papers_defaults():
         "p_end": 0.97,
     }
     assert Wpmi().recipe() == {"similarity": "wpmi", "top_k": 28, "a": 2.0, "lam": 0.6}
+    assert TopDownCorrelation().recipe() == {"similarity": "top_down", "power": 2.0}
+    assert CosSimilarity().recipe() == {"similarity": "cos_similarity"}
+    assert CosSimilarityCubed().recipe() == {"similarity": "cos_similarity_cubed"}
     assert RankReorder().recipe() == {"similarity": "rank_reorder", "p": 3.0, "top_fraction": 0.05, "scale_p": 0.5}
 
 
@@ -603,13 +502,14 @@ OTHER_VALUES = {
     "p": 2.0,
     "top_fraction": 0.1,
     "scale_p": 1.0,
+    "power": 3.0,
 }
 USED = [(name, field.name) for name, kind in SIMILARITIES.items() for field in fields(kind)]
 
 
 @every_similarity
 def test_every_parameter_is_used_or_refused(name):
-    parameters = set(ClipDissect.model_fields) - {"kind", "name", "similarity", "tau"}
+    parameters = set(ClipDissect.model_fields) - {"kind", "name", "similarity", "tau", "prior"}
     assert parameters == OTHER_VALUES.keys()
     for parameter in parameters - {used for similarity, used in USED if similarity == name}:
         with pytest.raises(ConfigError, match=f"{parameter}: has no effect on {name}"):
@@ -645,6 +545,21 @@ def test_a_spread_counts_only_where_a_is_automatic(name):
         detector_from(table(similarity=name, a_spread=0.1))
     with pytest.raises(ConfigError, match="a_spread: has an effect only at a = "):
         detector_from(table(similarity=name, a_spread=0.1, a=5.0))
+
+
+@pytest.mark.parametrize("name", sorted(SIMILARITIES.keys() - set(PRIORS)))
+def test_the_studys_prior_is_refused_where_there_is_no_prior(name):
+    with pytest.raises(ConfigError, match="detector clip_dissect: prior: has an effect only on soft_wpmi and wpmi"):
+        detector_from(table(similarity=name, prior="study"))
+    assert detector_from(table(similarity=name, prior="layer")) == SIMILARITIES[name]()
+
+
+@with_prior
+def test_the_studys_prior_is_refused_where_it_weighs_nothing(name):
+    with pytest.raises(ConfigError, match=r"detector mine: prior: has an effect only .* where lam is not 0") as caught:
+        detector_from(table(name="mine", similarity=name, prior="study", lam=0))
+    assert "set lam" in caught.value.hint
+    assert detector_from(table(similarity=name, prior="study")) == SIMILARITIES[name]()
 
 
 def test_an_unknown_kind_lists_the_known_ones():

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmon import embedding as module
-from cmon.embedding import distance_to_anchors, unified_embedding
+from cmon.embedding import distance_to_anchors, spread, unified_embedding
 
 
 def features_of(count, dimensions, seed=0):
@@ -119,3 +119,48 @@ def test_dead_units_have_no_distance():
 def test_without_units_or_anchors_there_is_no_distance(units, anchors):
     assert np.isnan(distance_to_anchors(np.ones((units, 2), np.float32), np.ones((anchors, 2), np.float32)))
     assert np.isnan(distance_to_anchors(np.full((2, 2), np.nan, np.float32), np.ones((3, 2), np.float32)))
+
+
+# Spread
+
+
+@settings(max_examples=50)
+@given(seed=st.integers(0, 10**6), units=st.integers(2, 12), scale=st.sampled_from([1e-6, 1.0, 1e6]))
+def test_spread_is_the_mean_over_all_pairs(seed, units, scale):
+    random = np.random.default_rng(seed)
+    placed = np.float32(scale * random.normal(size=(units, 4)) * random.uniform(0.1, 10, size=(units, 1)))
+    assert spread(placed) == pytest.approx(oracles.spread(placed.tolist()), abs=1e-12)
+
+
+def test_spread_by_hand():
+    assert spread(np.float32([[1, 0], [0, 3]])) == pytest.approx(1)
+    assert spread(np.float32([[1, 0], [-2, 0]])) == pytest.approx(2)  # opposite
+    assert spread(np.float32([[1, 1], [5, 5], [2, 2]])) == pytest.approx(0, abs=1e-12)
+    assert spread(np.float32([[1, 0], [0, 1], [-1, 0]])) == pytest.approx(1 + 1 / 3)
+
+
+def test_many_units_at_one_place_have_no_spread_and_it_is_in_its_bounds():
+    one = features_of(1, 512)
+    assert spread(one.repeat(3000, axis=0)) == pytest.approx(0, abs=1e-9)
+    both = np.concatenate([one.repeat(1500, axis=0), -one.repeat(1500, axis=0)])
+    assert spread(both) == pytest.approx(1 + 1 / 2999)
+
+
+def test_a_unit_at_the_origin_has_no_direction_and_a_cosine_of_0_with_all():
+    placed = np.float32([[0, 0], [1, 0], [1, 0]])
+    assert spread(placed) == pytest.approx(2 / 3)
+    assert spread(placed) == pytest.approx(oracles.spread(placed.tolist()))
+    assert spread(np.zeros((3, 2), np.float32)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("units", [0, 1])
+def test_fewer_than_two_units_have_no_spread(units):
+    assert np.isnan(spread(np.ones((units, 3), np.float32)))
+    dead = np.full((4, 3), np.nan, np.float32)
+    dead[:units] = 1
+    assert np.isnan(spread(dead))
+
+
+def test_units_that_are_not_alive_do_not_count_for_the_spread():
+    placed = np.float32([[1, 0], [np.nan, np.nan], [0, 1], [-1, 0]])
+    assert spread(placed) == spread(placed[[0, 2, 3]])

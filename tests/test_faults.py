@@ -199,7 +199,7 @@ def test_debug_shows_the_traceback_beside_the_line(study):
         ("detector", {"top_k": 10**30}, 1, ["top_k"]),
         ("detector", {"top_k": 0}, 2, ["detector[1].top_k"]),
         ("detector", {"similarity": "cos_similarity"}, 2, ["top_k", "no effect on cos_similarity"]),
-        ("detector", {"tau": "fdr:0.05"}, 2, ["tau"]),
+        ("detector", {"tau": "fdr:2"}, 2, ["tau"]),
         ("embed", {"anchors": ["dog", "unicorn"]}, 1, ["embed.anchors", "unicorn"]),
         ("embed", {"anchors": ["dog", "dog"]}, 2, ["anchors"]),
         ("embed", {"top_k": 11}, 2, ["embed.top_k"]),

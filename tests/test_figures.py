@@ -8,18 +8,20 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from cmon import config
-from cmon.figures import FIGURES, columns, plane, style, trajectories
+from cmon.figures import FIGURES, columns, indicators, plane, retention, style, timeline, trajectories
 from cmon.figures.categories import Groups, positions
-from cmon.records import Anchors, CheckpointName, Concepts, Study, Units, View
+from cmon.records import STATES, Anchors, Baseline, CheckpointName, Concepts, Study, Units, View
 
 pytestmark = pytest.mark.filterwarnings("error")
 
 WORDS = {"stripe": "texture", "wood": "material", "dog": "object", "sky": "scene"}
-Cell = list[tuple[str, float] | None]  # a layer at a checkpoint: word and score of each unit, None for a dead one
+# A layer at a checkpoint: word and score of each unit, None for a dead one, else what it is that is not alive.
+Cell = list[tuple[str, float] | str | None]
 
 # Two runs of three checkpoints and two layers with three units each; a score of at least 1 is interpretable.
 RUNS: dict[str, list[list[Cell]]] = {
@@ -40,7 +42,9 @@ def a_study(
     layers: Sequence[str] = ("early", "late"),
     anchors: Sequence[str] = ("leaf", "cat"),
     tau: float = 1.0,
+    resamples: int = 8,
 ) -> Study:
+    """Make a study; in a resample of the images some words are others, and scores differ."""
     names = list(words)
     columns: dict[str, list[Any]] = {name: [] for name in Units.__dataclass_fields__}
     checkpoints = []
@@ -49,20 +53,31 @@ def a_study(
             checkpoints.append(CheckpointName(run, f"epoch_{step}", step))
             for layer, cell in enumerate(cells):
                 for unit, found in enumerate(cell):
-                    concept, score = (names.index(found[0]), found[1]) if found else (-1, np.nan)
-                    images = [unit % 6, layer % 6, 5] if found else []
+                    alive, state = isinstance(found, tuple), found if isinstance(found, str) else "dead"
+                    concept, score = (names.index(found[0]), found[1]) if alive else (-1, np.nan)
+                    images = [unit % 6, layer % 6, 5] if alive else []
+                    random = np.random.default_rng([len(checkpoints), layer, unit])
+                    other, flips = random.integers(len(names), size=resamples), random.random(resamples) < 0.3
+                    drawn_words = np.where(flips, other, concept) if alive else np.full(resamples, -1)
+                    scores = score + random.normal(0, 0.5, resamples)
                     row = {"run": run, "checkpoint": len(checkpoints) - 1, "layer": layer, "unit": unit}
-                    row |= {"concept": concept, "score": score, "alive": bool(found)}
-                    row |= {"interpretable": bool(found) and score >= tau, "embedding": [score] * 2}
+                    row |= {"concept": concept, "score": score, "state": STATES.index("alive" if alive else state)}
+                    row |= {"interpretable": alive and score >= tau, "embedding": [score] * 2}
+                    row |= {"resampled_concept": drawn_words, "resampled_interpretable": scores >= tau}
+                    row |= {"p_value": np.nan, "quality": [np.nan] * 4}
                     row |= {"top_concept": [concept] + [-1] * 9, "top_score": [score] + [np.nan] * 9}
                     row |= {"top_images": images + [-1] * (20 - len(images))}
-                    row |= {"xy": [concept + step / 40, unit + layer / 4] if found else [np.nan] * 2}
+                    row |= {"xy": [concept + step / 40, unit + layer / 4] if alive else [np.nan] * 2}
                     for name, value in row.items():
                         columns[name].append(value)
-    kinds = {"score": np.float32, "top_score": np.float32, "embedding": np.float32, "xy": np.float32}
-    kinds |= {"alive": np.bool_, "interpretable": np.bool_}
+    kinds = dict.fromkeys(("score", "p_value", "quality", "top_score", "embedding", "xy"), np.float32)
+    kinds |= {"state": np.int8, "interpretable": np.bool_, "resampled_interpretable": np.bool_}
     units = Units(**{name: np.array(values, kinds.get(name, np.int32)) for name, values in columns.items()})
-    spread = np.random.default_rng(3).normal(size=(len(anchors), 2)).astype(np.float32)
+    random = np.random.default_rng(3)
+    places = random.normal(size=(len(anchors), 2)).astype(np.float32)
+    d_anchor = np.tile(np.arange(len(layers), dtype=np.float32) + 0.5, (len(checkpoints), 1))
+    noise = random.normal(0, 0.02, (2, *d_anchor.shape, resamples)).astype(np.float32)
+    base = list(itertools.product(range(len(runs)), range(len(layers)), range(3)))
     return Study(
         detector="clip_dissect",
         score_unit="nats",
@@ -74,8 +89,12 @@ def a_study(
         concept_xy=np.stack([np.arange(len(names)), np.zeros(len(names))], axis=1).astype(np.float32),
         image_ids=tuple(f"{i}.png" for i in range(6)),
         units=units,
-        anchors=Anchors(tuple(anchors), spread, spread),
-        d_anchor=np.tile(np.arange(len(layers), dtype=np.float32) + 0.5, (len(checkpoints), 1)),
+        anchors=Anchors(tuple(anchors), places, places),
+        d_anchor=d_anchor,
+        d_anchor_resampled=d_anchor[..., None] + noise[0],
+        spread=d_anchor / 2,
+        spread_resampled=d_anchor[..., None] / 2 + noise[1],
+        baseline=Baseline(*np.array([[*place, 20, 18, 1 + sum(place)] for place in base], np.int32).T),
         prior_perplexity=np.full((len(checkpoints), len(layers)), np.nan, np.float32),
         facts={"trustworthiness": 0.876},
     )
@@ -91,7 +110,9 @@ def another(study: Study) -> Study:
     """Label the units of a study by a second detector: half of the words are others, some units are dead."""
     old, units = study.concepts, study.units
     names = tuple(name if i % 2 else f"not {name}" for i, name in enumerate(old.names))[::-1]
-    alive = units.alive & (np.arange(len(units.alive)) % 7 != 6)
+    state = np.where(np.arange(len(units.state)) % 7 == 6, np.maximum(units.state, 1), units.state)
+    alive = state == 0
+    resampled = np.where(alive[:, None], len(names) - 1 - units.resampled_concept, -1).astype(np.int32)
     score = np.where(alive, np.where(units.checkpoint % 4 == 3, 0.03, 0.3), np.nan).astype(np.float32)
     concept = np.where(alive, len(names) - 1 - units.concept, -1).astype(np.int32)
     return replace(
@@ -100,7 +121,15 @@ def another(study: Study) -> Study:
         score_unit="IoU",
         concepts=Concepts(names, old.categories[::-1]),
         concept_features=features_of(names),
-        units=replace(units, concept=concept, score=score, alive=alive, interpretable=score >= 0.04),
+        units=replace(
+            units,
+            concept=concept,
+            score=score,
+            state=state,
+            interpretable=score >= 0.04,
+            resampled_concept=resampled,
+            resampled_interpretable=units.resampled_interpretable & alive[:, None],
+        ),
     )
 
 
@@ -130,9 +159,16 @@ def saved(figure: Figure, form: str) -> bytes:
     return file.getvalue()
 
 
+def with_a_hole(study: Study) -> Study:
+    """Leave one layer out at one checkpoint."""
+    kept = (study.units.checkpoint != 1) | (study.units.layer != 0)
+    return replace(study, units=replace(study.units, **{k: v[kept] for k, v in vars(study.units).items()}))
+
+
 LONG = "an_unusually $long$ word of 40 letters, 漢字 ñ"
 MANY = 150_000
 DEAD: Cell = [None, None, None]
+LIFELESS: Cell = [("stripe", 2.0), None, "constant", "saturated", None]
 LAYERS_9 = [f"stages.{i}.blocks.11.mlp" for i in range(9)]
 CELL: Cell = [("stripe", 1.0), ("dog", 2.0), None]
 SLACK = np.array([0, 1, 0, -1])
@@ -155,6 +191,12 @@ HARD = {
     "hard words": lambda: a_view(
         a_study({"plain": [[[(LONG, 1.0), ("$", 2.0), ("a_b", 1.0)]] * 2] * 3}, {LONG: "", "$": "", "a_b": ""})
     ),
+    "no resamples": lambda: a_view(a_study(resamples=0)),
+    "one resample": lambda: a_view(a_study(resamples=1)),
+    "dead, constant and saturated units": lambda: a_view(a_study({"plain": [[LIFELESS, LIFELESS[1:]]] * 3})),
+    "no unit alive, some dead and some constant": lambda: a_view(a_study({"plain": [[LIFELESS[1:]] * 2] * 3})),
+    "the last step as reference": lambda: a_view(a_study(), reference=2),
+    "a layer not at every checkpoint": lambda: a_view(with_a_hole(a_study())),
     "many tracked": lambda: a_view(
         a_study({"plain": [[CELL * 10, CELL * 10]] * 3}), track=tuple((0, i) for i in range(30))
     ),
@@ -243,20 +285,8 @@ def test_the_plane_lists_units_then_concepts_then_anchors():
     ]
     assert units["category"].tolist()[:4] == ["texture", "texture", "", "material"]
     assert units["tracked"].tolist() == ["", "A", "", "", "", "B"] * 2
-    assert units["alive"].tolist() == [
-        True,
-        True,
-        False,
-        True,
-        True,
-        True,
-        True,
-        False,
-        False,
-        True,
-        True,
-        True,
-    ]
+    alive, dead = "alive", "dead"
+    assert units["state"].tolist() == [alive] * 2 + [dead] + [alive] * 4 + [dead] * 2 + [alive] * 3
     np.testing.assert_array_equal(units["x"][:3], np.array([0, 0, np.nan], np.float32))
     np.testing.assert_array_equal(units["y"][3:6], np.array([0.25, 1.25, 2.25], np.float32))
     assert table["concept"][12:].tolist() == [*WORDS, "leaf", "cat"]
@@ -264,9 +294,14 @@ def test_the_plane_lists_units_then_concepts_then_anchors():
 
 
 def test_the_planes_subtitle_counts_the_dead_and_averages_d_anchor_over_the_living():
-    units = columns.chosen(plane.table(a_view(a_study())), kind="unit", step=20)
     # One unit of the early layer, at 0.5, and three of the late one, at 1.5.
-    assert plane.subtitle(units) == "4 units drawn, 2 dead · d_anchor 1.250"
+    view = a_view(a_study(resamples=0))
+    assert (plane.subtitle(view, 2), plane.distance(view, 2)) == ("4 units drawn, 2 dead", "d_anchor 1.250")
+    study = a_study(resamples=5)
+    resampled = [(1 * early + 3 * late) / 4 for early, late in study.d_anchor_resampled[2].T.tolist()]
+    error = 1.959964 * np.std(resampled, ddof=1)
+    assert plane.distance(a_view(study), 2) == f"d_anchor 1.250 ± {error:.3f}"
+    assert plane.distance(HARD["all dead"](), 2) == ""
 
 
 def test_the_plane_has_the_same_limits_in_all_panels_and_runs():
@@ -305,14 +340,14 @@ def test_categories_count_every_unit_of_a_layer_once():
         "material",
         "texture",
     ]
-    assert table["state"].tolist()[:6] == ["interpretable"] * 4 + ["not interpretable", "dead"]
+    assert table["state"].tolist()[:8] == ["interpretable"] * 4 + ["not interpretable", "dead", "constant", "saturated"]
     assert counts == {
-        (0, "early"): [0, 0, 0, 1, 1, 1],
-        (0, "late"): [0, 0, 1, 0, 2, 0],
-        (10, "early"): [0, 0, 1, 1, 0, 1],
-        (10, "late"): [2, 1, 0, 0, 0, 0],
-        (20, "early"): [0, 0, 0, 1, 0, 2],
-        (20, "late"): [2, 0, 0, 0, 1, 0],
+        (0, "early"): [0, 0, 0, 1, 1, 1, 0, 0],
+        (0, "late"): [0, 0, 1, 0, 2, 0, 0, 0],
+        (10, "early"): [0, 0, 1, 1, 0, 1, 0, 0],
+        (10, "late"): [2, 1, 0, 0, 0, 0, 0, 0],
+        (20, "early"): [0, 0, 0, 1, 0, 2, 0, 0],
+        (20, "late"): [2, 0, 0, 0, 1, 0, 0, 0],
     }
     np.testing.assert_array_equal(table["share"], table["units"] / 3)
 
@@ -324,11 +359,369 @@ def test_without_categories_the_most_frequent_words_of_all_runs_are_counted():
     groups = Groups.of(study)
     assert groups.names == ("word 8", "word 9", *(f"word {i}" for i in range(6)), "other words")
     table = FIGURES["categories"].table(a_view(study, track=()))
-    assert table["concept"].tolist() == [*groups.names, "", ""]
-    assert table["units"].tolist() == [1, 2, 1, 1, 1, 1, 1, 1, 2, 0, 0]
+    assert table["concept"].tolist() == [*groups.names, "", "", "", ""]
+    assert table["units"].tolist() == [1, 2, 1, 1, 1, 1, 1, 1, 2, 0, 0, 0, 0]
     figure = drawn("categories", a_view(study, track=()))
     said = " ".join(text.get_text() for text in figure.axes[0].texts)
     assert "concepts have no categories" in said
+
+
+def in_resample(study: Study, b: int) -> Study:
+    """Return the study that one resample of the images would have been."""
+    units = study.units
+    nothing = {"resampled_concept": units.resampled_concept[:, :0]}
+    nothing |= {"resampled_interpretable": units.resampled_interpretable[:, :0]}
+    clear = units.resampled_interpretable[:, b] & units.alive
+    return replace(study, units=replace(units, concept=units.resampled_concept[:, b], interpretable=clear, **nothing))
+
+
+def assert_intervals(table: dict, values: Sequence[np.ndarray], value: np.ndarray, low: str, high: str, most: Any):
+    """Check that intervals are 1.96 standard deviations of the values in single resamples, about the value."""
+    error = 1.959964 * np.std(np.array(values, np.float64), axis=0, ddof=1)
+    np.testing.assert_allclose(table[low], np.clip(value - error, 0, most), atol=1e-9)
+    np.testing.assert_allclose(table[high], np.clip(value + error, 0, most), atol=1e-9)
+
+
+def test_the_intervals_of_categories_are_those_of_the_counts_in_single_resamples():
+    study = a_study({"plain": [[LIFELESS * 3, CELL * 3]] * 3}, resamples=6)
+    table = FIGURES["categories"].table(a_view(study))
+    whole = np.isin(table["state"], ["dead", "constant", "saturated"])
+    assert np.isnan(table["low"][whole]).all() and np.isnan(table["high"][whole]).all()
+    assert table["units"][whole].reshape(3, 2, 3).tolist() == [[[6, 3, 3], [3, 0, 0]]] * 3
+    counts = [FIGURES["categories"].table(a_view(in_resample(study, b)))["units"] for b in range(6)]
+    most = np.where(table["layer"] == "early", 3, 6)
+    some = {name: column[~whole] for name, column in table.items()}
+    assert_intervals(some, [one[~whole] for one in counts], some["units"], "low", "high", most[~whole])
+
+
+def test_a_unit_that_is_not_alive_is_in_no_category_whatever_resamples_say_of_it():
+    study = a_study()
+    claimed = replace(
+        study.units,
+        interpretable=study.units.interpretable | ~study.units.alive,
+        resampled_interpretable=study.units.resampled_interpretable
+        | (~study.units.alive[:, None] & np.eye(8, dtype=bool)[0]),
+    )
+    table = FIGURES["categories"].table(a_view(study))
+    for name, column in FIGURES["categories"].table(a_view(replace(study, units=claimed))).items():
+        np.testing.assert_array_equal(column, table[name])
+
+
+def test_without_resamples_there_are_no_intervals():
+    view = a_view(a_study(resamples=0))
+    for name in ("categories", "indicators", "retention", "timeline", "agreement"):
+        table = FIGURES[name].table(fitting(name, view))
+        for column in (column for column in table if column.endswith(("low", "high"))):
+            known = table["checkpoint"] != "" if "checkpoint" in table else np.ones(len(table[column]), bool)
+            assert np.isnan(table[column][known]).all(), (name, column)
+
+
+def test_whiskers_stand_on_the_boundary_of_the_interpretable_share():
+    study = a_study({"plain": [[LIFELESS * 3, CELL * 3]] * 3}, resamples=6)
+    view = a_view(study)
+    for panel, (layer, size) in enumerate([("early", 15), ("late", 9)], start=1):
+        collections = drawn("categories", view).axes[panel].collections
+        (whiskers,) = (one for one in collections if isinstance(one, LineCollection))
+        assert len(whiskers.get_segments()) == 3
+        for k, segment in enumerate(whiskers.get_segments()):
+            rows = view.rows(k, study.layers.index(layer))
+            counts = study.units.resampled_interpretable[rows][study.units.alive[rows]].sum(axis=0)
+            total, alive = study.units.interpretable[rows].sum(), study.units.alive[rows].sum()
+            error = 1.959964 * np.std(counts, ddof=1)
+            ends = np.clip([total - error, total + error], 0, alive) / size
+            np.testing.assert_allclose(sorted(segment[:, 1]), ends)
+
+
+def words_of(figure: Figure) -> list[str]:
+    return [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+@pytest.mark.parametrize("name", ["categories", "evolution"])
+def test_a_legend_names_the_states_that_occur(name: str):
+    states = ("dead", "constant", "saturated", "not interpretable")
+    some = set(words_of(drawn(name, a_view(a_study(), track=()))))
+    every = set(words_of(drawn(name, a_view(a_study({"plain": [[LIFELESS, CELL]] * 3}, tau=1.5), track=()))))
+    assert some & set(states) == {"dead", "not interpretable"}
+    assert every & set(states) == set(states)
+
+
+def test_states_are_counted_apart_wherever_units_are_counted():
+    view = a_view(a_study({"plain": [[LIFELESS, LIFELESS[1:]]] * 3}), track=((0, 2), (0, 3)))
+    assert "4 dead" in plane.subtitle(view, 0) and "2 constant, 2 saturated" in plane.subtitle(view, 0)
+    assert "4 dead, 2 constant, 2 saturated" in " ".join(words_of(drawn("evolution", view)))
+    assert "2 dead, 1 constant, 1 saturated" in words_of(drawn("top_units", view))
+    assert columns.story(trajectories.table(view), 0) == ["constant", "constant"]
+    said = words_of(drawn("evolution", view))
+    assert said.count("constant") == said.count("saturated") == 2 + 1  # at both steps, and in the legend
+    assert "all 3 units dead" in words_of(drawn("top_units", HARD["a dead layer"]()))
+
+
+def test_evolution_says_how_many_units_may_more_or_less_be_interpretable():
+    study = a_study({"plain": [[CELL * 12, CELL * 12]] * 3}, resamples=5)
+    table = FIGURES["categories"].table(a_view(study))
+    others = columns.chosen(table, state="not interpretable", layer="early", step=0)
+    error = 1.959964 * np.std((study.units.resampled_interpretable & study.units.alive[:, None])[:36].sum(0), ddof=1)
+    assert others["units"][0] == 0 and error > 0.5
+    assert f"24 ± {error:.0f} of 36" in words_of(drawn("evolution", a_view(study)))
+    assert "24 of 36" in words_of(drawn("evolution", a_view(replace_resamples(study))))
+
+
+def replace_resamples(study: Study) -> Study:
+    """Take a study's resamples away."""
+    units = study.units
+    return replace(
+        study,
+        units=replace(
+            units,
+            resampled_concept=units.resampled_concept[:, :0],
+            resampled_interpretable=units.resampled_interpretable[:, :0],
+        ),
+    )
+
+
+def test_a_word_is_shown_with_the_share_of_resamples_that_give_it():
+    view = a_view(a_study(resamples=20))
+    table = FIGURES["top_units"].table(view)
+    units = view.study.units
+    shares = [
+        (r == c).mean() if c >= 0 else np.nan for c, r in zip(units.concept, units.resampled_concept, strict=True)
+    ]
+    row = columns.chosen(table, step=0, layer="early")
+    assert row["label_confidence"].tolist() == [shares[0]]
+    assert f"2.00 · {100 * shares[0]:.0f} %" in words_of(drawn("top_units", view))
+    assert f"0.50 · {100 * shares[1]:.0f} %" in words_of(drawn("evolution", view))
+    assert "0.50" in words_of(drawn("evolution", HARD["no resamples"]()))
+
+
+# Indices by step
+
+
+def test_indicators_counted_by_hand():
+    table = indicators.table(a_view(a_study()))
+    assert list(table) == ["run", "checkpoint", "step", "layer", "indicator", "value", "low", "high"]
+
+    def values(indicator: str, layer: str) -> list[float]:
+        rows = columns.chosen(table, indicator=indicator, layer=layer)
+        assert rows["step"].tolist() == list(STEPS)
+        return rows["value"].tolist()
+
+    assert values("interpretable_share", "early") == [1 / 3, 2 / 3, 1 / 3]
+    assert values("dead_share", "early") == [1 / 3, 1 / 3, 2 / 3]
+    assert values("constant_share", "late") == values("saturated_share", "late") == [0, 0, 0]
+    assert values("unique_concepts", "late") == [1, 2, 1]
+    assert values("effective_concepts", "late") == pytest.approx([1, 3 / 2 ** (2 / 3), 1])
+    assert values("d_anchor", "late") == [1.5] * 3
+    # Of the early layer's two units alive at steps 0 and 10 one changed, of the one alive at 10 and 20 none.
+    assert values("changed", "early")[1:] == [1 / 2, 0]
+    assert np.isnan(values("changed", "early")[0])
+    untrained = columns.chosen(table, indicator="untrained_interpretable_share")
+    assert untrained["step"].tolist() == [-1, -1]
+    assert untrained["value"].tolist() == pytest.approx([2 / 20, 3 / 20])
+    assert untrained["low"].tolist() == pytest.approx([1 / 20, 2 / 20])
+    assert untrained["high"].tolist() == pytest.approx([3 / 20, 4 / 20])
+
+
+def test_the_intervals_of_indicators_are_those_of_the_values_in_single_resamples():
+    study = a_study({"plain": [[LIFELESS * 3, [("dog", 1.2)] * 5]] * 3}, resamples=6)
+    table = indicators.table(a_view(study))
+    names = ["interpretable_share", "unique_concepts", "effective_concepts", "changed"]
+    kept = np.isin(table["indicator"], names) & np.isfinite(table["value"])
+    singles = [indicators.table(a_view(in_resample(study, b)))["value"][kept] for b in range(6)]
+    some = {name: column[kept] for name, column in table.items()}
+    most = np.where(np.isin(some["indicator"], ["unique_concepts", "effective_concepts"]), np.inf, 1)
+    assert_intervals(some, singles, some["value"], "low", "high", most)
+    assert columns.chosen(some, indicator="interpretable_share", layer="late")["high"].tolist() == [1, 1, 1]
+    # Where nothing is drawn, whatever resamples say.
+    for name in ("dead_share", "constant_share", "saturated_share", "drifted", "label_confidence"):
+        assert np.isnan(columns.chosen(table, indicator=name)["low"]).all()
+
+
+def test_a_layer_has_no_indicators_where_it_is_not():
+    table = indicators.table(HARD["a layer not at every checkpoint"]())
+    assert columns.chosen(table, layer="early", indicator="interpretable_share")["step"].tolist() == [0, 20]
+    assert columns.chosen(table, layer="late", indicator="interpretable_share")["step"].tolist() == [0, 10, 20]
+
+
+def headings(view: View) -> list[str]:
+    shown = words_of(drawn("indicators", view))
+    return [panel.heading for panel in indicators.PANELS if panel.heading in shown]
+
+
+def test_only_indices_that_are_known_have_a_panel():
+    every = [panel.heading for panel in indicators.PANELS]
+    assert headings(a_view(a_study())) == every
+    silent = a_study(anchors=())
+    silent = replace(silent, d_anchor=0 * silent.d_anchor + np.nan)
+    assert headings(a_view(silent)) == [name for name in every if name != "d_anchor"]
+    assert headings(HARD["one checkpoint"]()) == [name for name in every if name != "words that changed"]
+    assert headings(HARD["no resamples"]()) == [name for name in every if name != "confidence"]
+
+
+def test_the_lines_of_indicators_are_the_tables_values():
+    view = a_view(a_study({"plain": [[CELL, LIFELESS]] * 2 + [[LIFELESS, CELL]]}))
+    table, figure = indicators.table(view), drawn("indicators", view)
+    colours = style.layer_colours(view.study.layers)
+    for i, panel in enumerate(indicators.PANELS):
+        lines = {(line.get_color(), tuple(line.get_ydata())) for line in figure.axes[1 + i].get_lines()}
+        for layer, indicator in itertools.product(("early", "late"), panel.looks):
+            values = columns.chosen(table, layer=layer, indicator=indicator)["value"]
+            shown = [one for colour, one in lines if colour == colours[layer]]
+            assert any(np.array_equal(values, one, equal_nan=True) for one in shown), (layer, indicator)
+
+
+def test_a_state_that_no_unit_is_in_has_no_line_and_no_legend():
+    said = words_of(drawn("indicators", a_view(a_study())))
+    assert any("dead" in text for text in said)
+    assert not any("constant" in text or "saturated" in text for text in said)
+    said = words_of(drawn("indicators", HARD["dead, constant and saturated units"]()))
+    assert any("constant" in text for text in said) and any("saturated" in text for text in said)
+
+
+# Retention
+
+
+def test_retention_lists_every_kind_at_every_x():
+    view = a_view(a_study(), near=0.9)
+    table = retention.table(view)
+    assert set(table["kind"]) == {"strict", "final", "category", "meaning", "flicker"}
+    late = columns.chosen(table, layer="late", kind="strict")
+    assert late["percent"].tolist() == [5, 10, 20, 30, 40, 50, 75, 100]
+    assert late["units"].tolist() == [1] * 8  # only wood is interpretable at the start, which becomes dog
+    assert late["share"].tolist() == [0] * 8
+    early = columns.chosen(table, layer="early", percent=100)
+    assert early["share"].tolist()[:4] == [1, 1, 1, 1]  # stripe stays
+    assert set(early["reference_step"]) == {0} and set(early["last_step"]) == {20}
+    assert set(table["near"]) == {0.9}
+
+
+def test_retention_follows_units_from_the_reference_by_their_scores_there():
+    study = a_study()
+    from_10 = columns.chosen(retention.table(a_view(study, reference=1)), layer="late", kind="final")
+    # At step 10: sky 3.5, dog 3.0, dog 1.25; at step 20: sky, dog, dog.
+    assert from_10["units"].tolist() == [1, 1, 1, 1, 2, 2, 3, 3]
+    assert from_10["share"].tolist() == [1] * 8
+    moved = replace(study.units, concept=study.units.concept.copy())
+    (sky,) = (r for r in a_view(study).rows(2, 1) if moved.unit[r] == 2)
+    moved.concept[sky] = 0
+    found = columns.chosen(
+        retention.table(a_view(replace(study, units=moved), reference=1)), layer="late", kind="final"
+    )
+    assert found["share"].tolist() == [0] * 4 + [1 / 2] * 2 + [2 / 3] * 2
+    with pytest.raises(AssertionError, match="of the run"):
+        retention.table(a_view(study, run=1, reference=1))
+
+
+def test_retention_says_its_steps_its_cosine_and_why_there_is_none():
+    said = words_of(drawn("retention", a_view(a_study(), near=0.875)))
+    assert any("from step 0 to step 20" in text for text in said)
+    assert any("0.875" in text for text in said)
+    missing = "there is no later checkpoint"
+    assert words_of(drawn("retention", HARD["one checkpoint"]())).count(missing) == 2
+    assert missing in words_of(drawn("retention", HARD["the last step as reference"]()))
+    assert "no unit was interpretable" in words_of(drawn("retention", HARD["nothing interpretable"]()))
+    assert not any("category" in text for text in words_of(drawn("retention", HARD["hard words"]())))
+    assert any("in resamples of the images" in text for text in said)
+    assert not any("in resamples" in text for text in words_of(drawn("retention", HARD["no resamples"]())))
+
+
+# Births and deaths
+
+
+def test_the_timeline_counted_by_hand():
+    table = timeline.table(a_view(a_study()))
+
+    def counts(kind: str) -> list[float]:
+        return columns.chosen(table, layer="late", kind=kind)["count"].tolist()
+
+    # Held in the late layer: wood; dog, dog and sky; dog and dog.
+    assert counts("births")[1:] == [2, 0] and counts("deaths")[1:] == [1, 1]
+    assert np.isnan(counts("births")[0]) and np.isnan(counts("deaths")[0])
+    lives = columns.chosen(table, layer="late", kind="lifetime")
+    names = ("concept", "category", "born_step", "last_step", "checkpoints", "count", "step")
+    assert set(zip(*(lives[name].tolist() for name in names), strict=True)) == {
+        ("wood", "material", 0, 0, 1, 1, 0),
+        ("dog", "object", 10, 20, 2, 2, 10),
+        ("sky", "scene", 10, 10, 1, 1, 10),
+    }
+    drawn_units = columns.chosen(table, layer="late", kind="units")
+    assert drawn_units["concept"].tolist() == ["wood"] * 3 + ["sky"] * 3 + ["dog"] * 3  # as they die
+    assert drawn_units["count"].tolist() == [1, 0, 0, 0, 1, 0, 0, 2, 2]
+
+
+def test_the_intervals_of_the_timeline_are_those_of_single_resamples():
+    study = a_study({"plain": [[LIFELESS * 3, CELL * 3]] * 3}, resamples=6)
+    table = timeline.table(a_view(study))
+    singles = [timeline.table(a_view(in_resample(study, b))) for b in range(6)]
+    for kind in ("births", "deaths"):
+        rows, others = columns.chosen(table, kind=kind), [columns.chosen(one, kind=kind) for one in singles]
+        known = np.isfinite(rows["count"])
+        some = {name: column[known] for name, column in rows.items()}
+        assert_intervals(some, [one["count"][known] for one in others], some["count"], "low", "high", np.inf)
+    for kind in ("units", "lifetime"):
+        rows = columns.chosen(table, kind=kind)
+        for i, (layer, concept, checkpoint) in enumerate(
+            zip(rows["layer"], rows["concept"], rows["checkpoint"], strict=True)
+        ):
+            index = list(WORDS).index(concept)
+            here = (study.units.layer == study.layers.index(layer)) & (study.units.concept >= 0)
+            here &= study.units.checkpoint == [name.name for name in study.checkpoints].index(checkpoint)
+            held = study.units.resampled_interpretable[here] & (study.units.resampled_concept[here] == index)
+            one = {name: column[i : i + 1] for name, column in rows.items()}
+            assert_intervals(one, held.sum(axis=0)[:, None], one["count"], "low", "high", np.inf)
+
+
+def test_the_timeline_draws_the_twelve_words_that_most_units_hold():
+    names = [f"word {i}" for i in range(20)]
+    cell: Cell = [(name, 1.0) for i, name in enumerate(names) for _ in range(1 + i)]
+    study = a_study({"plain": [[cell]] * 2}, dict.fromkeys(names, ""), (0, 1), ["only"], resamples=0)
+    view = a_view(study, track=())
+    table = timeline.table(view)
+    assert set(columns.chosen(table, kind="units")["concept"]) == set(names[8:])
+    assert len(columns.chosen(table, kind="lifetime")["concept"]) == 20
+    said = words_of(drawn("timeline", view))
+    assert "the 12 words that most units hold" in said and "20 words at the first step, 20 at the last, 20 ever" in said
+    assert set(names[8:]) <= set(said) and "word 7" not in said
+
+
+def test_births_are_drawn_upwards_and_deaths_downwards():
+    view = a_view(a_study())
+    figure, table = drawn("timeline", view), timeline.table(view)
+    bars = [bar.get_height() for bar in figure.axes[3].patches]
+    births, deaths = (columns.chosen(table, layer="late", kind=kind)["count"] for kind in ("births", "deaths"))
+    np.testing.assert_array_equal(bars, [*births, *-deaths])
+    assert "there is one checkpoint" in words_of(drawn("timeline", HARD["one checkpoint"]()))
+    assert "no unit is interpretable" in words_of(drawn("timeline", HARD["nothing interpretable"]()))
+
+
+def test_two_concepts_of_one_name_are_two():
+    cell: Cell = [("stripe", 1.0), ("dog", 2.0), ("dog", 2.0)]
+    study = a_study({"plain": [[cell]] * 2}, steps=(0, 1), layers=["only"], resamples=0)
+    twice = Concepts(("stripe", "wood", "stripe", "sky"), ("texture", "material", "object", "scene"))
+    view = a_view(replace(study, concepts=twice), track=())
+    lives = columns.chosen(timeline.table(view), kind="lifetime")
+    found = set(zip(lives["concept"], lives["category"], lives["count"], strict=True))
+    assert found == {("stripe", "texture", 1), ("stripe", "object", 2)}
+    said = words_of(drawn("timeline", view))
+    assert said.count("stripe") == 2 and {"1", "2"} <= set(said)
+
+
+@pytest.mark.parametrize("case", HARD)
+@pytest.mark.parametrize("name", ["categories", "indicators", "retention", "timeline", "agreement"])
+def test_axes_and_their_numbers_stay_within_the_page_and_apart(name: str, case: str):
+    figure = drawn(name, HARD[case]())
+    outside = [text.get_window_extent().extents for text in texts(figure, figure.axes[0])]
+    width, height = figure.bbox.size
+    boxes = [axes.get_tightbbox().extents for axes in figure.axes[1:]]
+    for x, y, right, upper in boxes:
+        assert x > 0 and y > 0 and right < width and upper < height
+    for i, box in enumerate(boxes):
+        assert not any(touch(box, other) for other in boxes[:i]), name
+        assert not any(touch(box + 1.5 * SLACK, other + 1.5 * SLACK) for other in outside), name
+    for axes in figure.axes[1:]:
+        for text in axes.texts:
+            inside, whole = text.get_window_extent(), axes.get_window_extent()
+            assert whole.x0 < inside.x0 and inside.x1 < whole.x1
+            assert text.get_size() >= style.SMALL
 
 
 def test_trajectories_list_every_checkpoint_of_the_run_and_number_the_anchors():

@@ -17,6 +17,7 @@ COMPUTING = {
     "embedding",
     "encoders",
     "figures",
+    "lint",
     "models",
     "page",
     "probes",
@@ -45,6 +46,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     # Thresholds and ranks are the arithmetic of detectors, and what a figure counts is counted there too.
     "detectors": GROUND | SHARED | {"statistics"},
     "figures": GROUND | SHARED | {"statistics"},
+    "tables": GROUND | SHARED | {"statistics"},
+    # What is drawn at random is counted while maps are at hand, since none is kept.
+    "recording": GROUND | SHARED | {"statistics"},
     "work": GROUND | SHARED,
     "console": GROUND | {"work"},
     "recipes": GROUND | SHARED | COMPUTING | {"h5", "stores", "workspace"},

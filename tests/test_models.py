@@ -3,13 +3,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from cmon.errors import ConfigError, ModelError
 from cmon.fingerprint import file_sha256
-from cmon.models import build_model, model_recipe, select_layers
+from cmon.models import build_model, check_random, model_recipe, select_layers
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -57,6 +58,108 @@ def test_building_is_repeatable_and_leaves_the_random_state(module_file):
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.manual_seed(8)
     assert torch.equal(first.fc.weight, build_model(source, {}).fc.weight)
+
+
+DRAWS = """
+import random
+import numpy
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.torch = torch.nn.Parameter(torch.randn(2, 3))
+        self.numpy = torch.nn.Parameter(torch.from_numpy(numpy.random.normal(size=(2, 3))))
+        self.python = torch.nn.Parameter(torch.tensor([[random.random(), random.random()]]))
+
+build = Net
+"""
+
+
+def test_a_seed_decides_all_that_is_drawn(module_file):
+    source = f"{module_file(DRAWS)}:build"
+    first, again, other = (dict(build_model(source, {}, seed).named_parameters()) for seed in (5, 5, 6))
+    for name, value in first.items():
+        assert torch.equal(value, again[name]), name
+        assert not torch.equal(value, other[name]), name
+
+
+@pytest.mark.parametrize("use", [lambda source: build_model(source, {}, 3), lambda source: check_random(source, {})])
+def test_no_random_state_is_changed(module_file, use):
+    source = f"{module_file(DRAWS)}:build"
+    states = lambda: [torch.random.get_rng_state().tolist(), repr(np.random.get_state()), random.getstate()]  # noqa: E731
+    before = states()
+    use(source)
+    assert states() == before
+    assert not torch.are_deterministic_algorithms_enabled()
+    with pytest.raises(ModelError):
+        use(f"{module_file(DRAWS + 'numpy.random.normal(); torch.rand(1); random.random(); 1 / 0')}:build")
+    assert states() == before
+
+
+def in_a_function(body):
+    return f"import torch\nfrom torch import nn\ndef build():\n    model = nn.Sequential({body}\n    return model\n"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(), nn.PReLU())",
+        "nn.Linear(3, 4), nn.LayerNorm((4, 4)))",
+        "nn.MultiheadAttention(4, 2))",
+        "nn.LSTM(3, 4), nn.Embedding(5, 3, padding_idx=0), nn.Linear(4, 1))",
+        "*(getattr(nn.utils.parametrizations, name)(nn.Linear(3, 3)) for name in ('weight_norm', 'spectral_norm')))",
+        "nn.Linear(3, 4))\n    model.register_parameter('token', nn.Parameter(torch.zeros(1, 1, 4)))",
+        "nn.Linear(3, 4))\n    model.register_buffer('blur', torch.tensor([[1., 2., 1.]]))",
+        "nn.Linear(3, 4))\n    model.places = nn.Parameter(torch.arange(8.).view(2, 4).sin(), requires_grad=False)",
+        "nn.Linear(3, 4), nn.Linear(4, 4))\n    nn.init.zeros_(model[1].weight)",
+        "nn.Linear(3, 4), nn.Linear(3, 4))\n    model[1].weight = model[0].weight",
+    ],
+)
+def test_a_network_that_is_drawn_at_random_may_be_a_baseline(module_file, body):
+    check_random(f"{module_file(in_a_function(body))}:build", {})
+
+
+@pytest.mark.parametrize("source", ["torchvision:resnet18", "timm:resnet10t", "timm:test_vit", "timm:convit_tiny"])
+def test_a_zoos_network_may_be_a_baseline(source):
+    check_random(source, {})
+
+
+FIXED = "model[1].weight.data = torch.arange(16.).view(4, 4)"
+
+
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        (f"nn.Linear(3, 4), nn.Linear(4, 4))\n    {FIXED}", "1 of 2 weights .*: 1.weight"),
+        (f"nn.Linear(3, 4), nn.Linear(4, 4))\n    {FIXED}\n    model.requires_grad_(False)", "1 of 2 .*: 1.weight"),
+        ("nn.Linear(3, 4))\n    model.places = nn.Parameter(torch.arange(8.).view(2, 4).sin())", "1 of 2 .*: places"),
+        ("nn.Linear(3, 4))\n    torch.manual_seed(1)\n    model[0].reset_parameters()", "1 of 1 .*: 0.weight"),
+        (
+            "nn.Linear(3, 4), nn.Linear(4, 4))\n    [nn.init.constant_(layer.weight, 0.1) for layer in model]",
+            "no weight",
+        ),
+        ("nn.ReLU())", "no weight is random"),
+        ("nn.LazyLinear(4))", "0.weight, 0.bias would be drawn only when"),
+        (
+            "nn.Linear(3, 4))\n    import numpy\n    model[0].weight.data.add_(numpy.random.default_rng().normal())",
+            "1 of 2 tensors are random but not of the seed, or never set: 0.weight",
+        ),
+        # so large that it is fresh memory, which happens to be 0 each time
+        ("nn.Linear(3, 4))\n    model.gate = nn.Parameter(torch.empty(2**24))", "1 of 3 tensors .* never set: gate"),
+    ],
+)
+def test_a_network_that_its_seed_does_not_decide_is_no_baseline(module_file, body, what):
+    source = f"{module_file(in_a_function(body))}:build"
+    with pytest.raises(ModelError, match=what) as caught:
+        check_random(source, {})
+    assert caught.value.where == source
+    assert caught.value.hint
+
+
+def test_a_seed_that_is_set_as_the_file_is_imported_is_noticed(module_file):
+    with pytest.raises(ModelError, match="1 of 1 weights"):
+        check_random(f"{module_file('import torch; torch.manual_seed(3)' + NET)}:build", {})
 
 
 def test_torchvision_model_takes_its_arguments():

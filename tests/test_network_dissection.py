@@ -11,6 +11,9 @@ import torch
 from conftest import IMAGES, TinyStudy, cmon, save_checkpoint
 from PIL import Image
 
+from cmon.records import ALIVE, CONSTANT
+from cmon.statistics import draw
+
 CONCEPTS = (
     ("red", "color"),
     ("green", "color"),
@@ -73,7 +76,7 @@ def make_broden(study):
 
 @pytest.fixture
 def broden(study):
-    make_broden(study)
+    study.shown = make_broden(study)
     return study
 
 
@@ -106,19 +109,27 @@ def test_a_run_makes_counts_labels_and_the_comparison(dissected):
     assert "T exceeded at 0.05 of positions" in page
 
 
-def test_stored_numbers_are_those_of_the_oracle(dissected):
-    """From the checkpoint and the image files alone: a plain pass, an exact quantile, loops over pixels."""
+def maps_of(study, checkpoint):
+    """Run a plain pass from the checkpoint and the image files alone."""
     ids = [f"{number:02}.png" for number in range(IMAGES)]
-    pixels = np.stack([np.asarray(Image.open(dissected.folder / "images" / name)) for name in ids])
+    pixels = np.stack([np.asarray(Image.open(study.folder / "images" / name)) for name in ids])
     batch = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
-    weights = torch.load(dissected.checkpoint("epoch_2"), weights_only=True)["state_dict"]
+    weights = torch.load(study.checkpoint(checkpoint), weights_only=True)["state_dict"]
     first = torch.conv2d(batch, weights["first.weight"], weights["first.bias"])
     second = torch.conv2d(first.relu(), weights["second.weight"], weights["second.bias"])
+    return {"first": first.numpy().astype(float), "second": second.numpy().astype(float)}
+
+
+def category_of():
     categories = [category for _, category in CONCEPTS]
-    groups = [sorted(set(categories), key=categories.index).index(category) for category in categories]
-    for layer, maps in {"first": first, "second": second}.items():
+    return [sorted(set(categories), key=categories.index).index(category) for category in categories]
+
+
+def test_stored_numbers_are_those_of_the_oracle(dissected):
+    """From the checkpoint and the image files alone: a plain pass, an exact quantile, loops over pixels."""
+    groups = category_of()
+    for layer, values in maps_of(dissected, "epoch_2").items():
         found = dissected.datasets("counts/plain/epoch_2.h5")
-        values = maps.numpy().astype(float)
         planes = values.transpose(1, 0, 2, 3).reshape(values.shape[1], -1).tolist()
         thresholds = [oracles.quantile(plane, 0.05) for plane in planes]
         np.testing.assert_allclose(found[f"layers/{layer}/threshold"], thresholds, rtol=1e-5, atol=1e-6)
@@ -136,6 +147,63 @@ def test_stored_numbers_are_those_of_the_oracle(dissected):
 
 def text(values):
     return [value.decode() for value in values]
+
+
+def test_stored_draws_are_those_of_the_oracle(broden):
+    """Of exchanged labels and repeated images, by loops over pixels; in batches that do not divide the images."""
+    broden.tables["detector"][1]["tau"] = "fdr:0.05"
+    broden.tables["statistics"] = {"permutations": 2, "resamples": 3, "seed": 5}
+    broden.edit("activations", batch_size=5)
+    assert broden.cmon("activations", "--checkpoint", "epoch_2").code == 0
+    found = broden.datasets("counts/plain/epoch_2.h5")
+    drawn = vars(draw(IMAGES, 2, 3, 5)).values()
+    thresholds = found["layers/second/threshold"].tolist()
+    maps = maps_of(broden, "epoch_2")["second"].tolist()
+    for union, expected in oracles.mask_draws(maps, thresholds, broden.shown, category_of(), *drawn, 6).items():
+        values = {name: found[f"layers/second/draws/{union}/{name}"] for name in expected}
+        assert values["null"].shape == (8, 2)
+        # A map's value may fall on the other side of the threshold where two orders of adding differ.
+        np.testing.assert_allclose(values["null"], expected["null"], atol=0.005)
+        np.testing.assert_allclose(values["score"], expected["score"], atol=0.005)
+        assert np.mean(values["concept"][..., 0] == np.array(expected["concept"])[..., 0]) > 0.95
+        assert np.mean(values["half_concept"] == expected["half_concept"]) > 0.9
+        assert values["null"].max() > 0.05
+        assert (values["half_concept"] >= 0).all()
+
+
+def test_how_much_is_drawn_is_as_configured(dissected, again):
+    """Images are resampled without being asked, and masks permuted only for a false discovery rate."""
+
+    def shapes(study):
+        found = study.datasets("counts/plain/epoch_1.h5")
+        return {
+            found[f"layers/{layer}/draws/{union}/{name}"].shape[1]
+            for layer, union in (("first", "all"), ("second", "category"))
+            for name in ("null", "score")
+        }
+
+    assert shapes(dissected) == {0, 100}
+    before = again.files()
+    again.tables["detector"][1]["tau"] = "fdr:0.1"
+    again.edit("statistics", resamples=3)
+    assert "counts plain/epoch_1: changed: permutations, resamples" in again.cmon("activations").err
+    assert again.changed(before) == COUNTED
+    assert shapes(again) == {20, 3}
+    again.edit("statistics", permutations=4, resamples=0, seed=8)
+    assert "changed: permutations, resamples, seed" in again.cmon("activations").err
+    assert shapes(again) == {4, 0}
+
+
+@pytest.mark.parametrize(("tau", "times"), [(0.05, 1), ("fdr:0.05", 3)])
+def test_masks_are_read_anew_only_for_permutations(broden, monkeypatch, tau, times):
+    from cmon.probes import Labels
+
+    read, of = [], Labels.of
+    monkeypatch.setattr(Labels, "of", lambda labels, *words: read.append(words[0]) or of(labels, *words))
+    broden.tables["detector"][1]["tau"] = tau
+    broden.edit("statistics", permutations=2)
+    assert broden.cmon("activations", "--checkpoint", "epoch_1").code == 0
+    assert len(read) == IMAGES * (1 + times)  # once to look for wrong ones
 
 
 def test_a_word_in_two_categories_is_one_word_for_the_encoder(dissected):
@@ -175,13 +243,13 @@ def test_another_quantile_leaves_activations_as_they_are(again):
     assert not any(name.startswith(("activations/", "similarity/clip_dissect")) for name in changed)
 
 
-def test_another_mask_makes_counts_again_and_nothing_of_the_other_detector(again):
+def test_another_mask_makes_counts_again_and_judges_all_words_anew(again):
     before = again.files()
     write_mask(again.folder / "broden/images/00_color.png", np.full((8, 8), 2))
     assert again.cmon("run").code == 0
     changed = again.changed(before)
-    assert changed >= COUNTED | LABELLED
-    assert not any(name.startswith(("activations/", "similarity/clip_dissect", "evidence")) for name in changed)
+    assert changed >= COUNTED | LABELLED | {"similarity/clip_dissect/plain/epoch_1.h5"}
+    assert not any(name.startswith(("activations/", "evidence")) for name in changed)
 
 
 def test_another_checkpoint_costs_that_checkpoint_only(again):
@@ -230,7 +298,7 @@ def test_a_unit_that_is_constant_or_saturates_has_no_word(broden):
     torch.save(weights, broden.checkpoint("epoch_1"))
     assert broden.cmon("run").code == 0
     labels = broden.datasets("similarity/network_dissection/plain/epoch_1.h5")
-    assert labels["layers/second/alive"].tolist() == [False] + [True] * 7
+    assert labels["layers/second/state"].tolist() == [CONSTANT] + [ALIVE] * 7
     assert labels["layers/second/top_concept"][0].tolist() == [-1] * 6
 
 
@@ -240,7 +308,8 @@ def test_a_layer_of_which_every_unit_is_dead_leaves_the_others_their_numbers(bro
     torch.save(weights, broden.checkpoint("epoch_1"))
     result = broden.cmon("run")
     assert result.code == 0, result.err
-    assert not broden.datasets("similarity/network_dissection/plain/epoch_1.h5")["layers/first/alive"].any()
+    states = broden.datasets("similarity/network_dissection/plain/epoch_1.h5")["layers/first/state"]
+    assert (states == CONSTANT).all()
     page = (broden.workspace / "report/index.html").read_text()
     assert "T exceeded at 0.05 of positions" in page
 

@@ -17,6 +17,7 @@ REPORT = {
     "report/index.html",
     "report/manifest.json",
     "report/clip_dissect/units.csv",
+    "report/clip_dissect/concepts.csv",
     "report/clip_dissect/layers.csv",
     "report/clip_dissect/plain/categories.png",
     "report/clip_dissect/plain/categories.csv",
@@ -170,11 +171,12 @@ def test_a_detectors_parameter_leaves_activations_alone(finished):
     assert "similarity clip_dissect plain/epoch_1: changed: detector.top_k\n" in result.err
 
 
-def test_another_tau_is_named_as_the_reason_and_leaves_activations_alone(finished):
-    finished.edit("detector", tau=0.25)
+@pytest.mark.parametrize(("tau", "reason"), [("fdr:0.1", "tau"), (0.25, "tau, permutations")])
+def test_another_tau_is_named_as_the_reason_and_leaves_activations_alone(finished, tau, reason):
+    finished.edit("detector", tau=tau)
     changed, result = changed_by_a_run(finished)
     assert changed == labels(*EPOCHS) | JOINT
-    assert "similarity clip_dissect plain/epoch_1: changed: tau\n" in result.err
+    assert f"similarity clip_dissect plain/epoch_1: changed: {reason}\n" in result.err
 
 
 def test_another_category_or_prompt_encodes_no_image_again(finished, monkeypatch):

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,6 +15,7 @@ from cmon.errors import StoreError
 from cmon.h5 import read_header
 from cmon.records import (
     Anchors,
+    Baseline,
     CheckpointActivations,
     CheckpointCounts,
     CheckpointLabels,
@@ -23,6 +25,7 @@ from cmon.records import (
     LayerActivations,
     LayerCounts,
     LayerLabels,
+    MaskDraws,
     Study,
     Units,
 )
@@ -62,15 +65,25 @@ def evidence(ids=IDS, concepts=CONCEPTS, dimensions=5):
     return Evidence(ids, concepts, floats(len(ids), dimensions), floats(len(concepts.names), dimensions))
 
 
-def counts(ids=IDS, layers=("layer1", "layer2.0.conv", "層"), units=6):
+def states(*shape):
+    return (integers(*shape) % 4).astype(np.int8)
+
+
+def counts(ids=IDS, layers=("layer1", "layer2.0.conv", "層"), units=6, permutations=3, resamples=5):
     def longs(*shape):
         return integers(*shape).astype(np.int64) * 2**40
 
-    made = tuple(LayerCounts(name, floats(units), longs(units, 4), longs(units, 2), longs(units)) for name in layers)
+    def draws():
+        kept = (integers(units, resamples, 4), floats(units, resamples, 4), integers(units, 2))
+        return {union: MaskDraws(floats(units, permutations), *kept) for union in ("all", "category")}
+
+    made = tuple(
+        LayerCounts(name, floats(units), longs(units, 4), longs(units, 2), longs(units), draws()) for name in layers
+    )
     return CheckpointCounts(CONCEPTS, ("texture", ""), ids, longs(4), longs(4), made, 0.005, 1e-6)
 
 
-def layer_labels(name, prior=True, units=6):
+def layer_labels(name, prior=True, units=6, resamples=3, ranking=5):
     return LayerLabels(
         name=name,
         scores=floats(units, 4),
@@ -78,21 +91,29 @@ def layer_labels(name, prior=True, units=6):
         top_concept=integers(units, 4),
         top_score=floats(units, 4),
         top_images=integers(units, 5),
-        alive=booleans(units),
+        state=states(units),
+        p_value=floats(units),
         interpretable=booleans(units),
+        resampled_concept=integers(units, resamples, 4),
+        resampled_score=floats(units, resamples, 4),
+        resampled_interpretable=booleans(units, resamples),
+        ranking=integers(units, ranking),
+        quality=floats(units, 4),
         facts=FACTS if prior else {},
     )
 
 
-def labels(layers=("layer1", "layer2.0.conv"), prior=True, step=3):
-    return CheckpointLabels(CONCEPTS, IDS, tuple(layer_labels(name, prior) for name in layers), step, "nats")
+def labels(layers=("layer1", "layer2.0.conv"), prior=True, step=3, **sizes):
+    made = tuple(layer_labels(name, prior, **sizes) for name in layers)
+    return CheckpointLabels(CONCEPTS, IDS, made, step, "nats", integers(4).astype(np.int64) * 2**40)
 
 
-def study(rows=7, anchors=("leaf", "縞\0")):
+def study(rows=7, anchors=("leaf", "縞\0"), resamples=3, baselines=2):
     shapes = {"top_concept": (rows, 4), "top_score": (rows, 4), "top_images": (rows, 5), "embedding": (rows, 3)}
-    shapes |= {"xy": (rows, 2)}
-    makers = {"score": floats, "top_score": floats, "embedding": floats, "xy": floats}
-    makers |= {"interpretable": booleans, "alive": booleans}
+    shapes |= {"xy": (rows, 2), "quality": (rows, 4)}
+    shapes |= dict.fromkeys(("resampled_concept", "resampled_interpretable"), (rows, resamples))
+    makers = dict.fromkeys(("score", "p_value", "quality", "top_score", "embedding", "xy"), floats)
+    makers |= {"interpretable": booleans, "resampled_interpretable": booleans, "state": states}
     columns = {name: makers.get(name, integers)(*shapes.get(name, (rows,))) for name in Units.__dataclass_fields__}
     return Study(
         detector="clip_dissect",
@@ -107,8 +128,13 @@ def study(rows=7, anchors=("leaf", "縞\0")):
         units=Units(**columns),
         anchors=Anchors(anchors, floats(len(anchors), 3), floats(len(anchors), 2)),
         d_anchor=floats(2, 2),
+        d_anchor_resampled=floats(2, 2, resamples),
+        spread=floats(2, 2),
+        spread_resampled=floats(2, 2, resamples),
+        baseline=Baseline(*(integers(baselines) + place for place in range(6))),
         prior_perplexity=floats(2, 2),
         facts=FACTS,
+        concept_images=integers(4).astype(np.int64) * 2**40,
     )
 
 
@@ -151,6 +177,13 @@ KINDS = {
     "embedding": (study, write_study, stores.read_study),
 }
 kinds = pytest.mark.parametrize("kind", KINDS)
+RESAMPLED = ("resampled_concept", "resampled_score", "resampled_interpretable")
+NEW_OF_A_LAYER = ("state", "p_value", "ranking", "quality", *RESAMPLED)
+NEW_OF_A_STUDY = (
+    *(f"units/{name}" for name in ("state", "p_value", "quality", "resampled_concept", "resampled_interpretable")),
+    *("d_anchor_resampled", "spread", "spread_resampled"),
+    *(f"baseline/{name}" for name in Baseline.__dataclass_fields__),
+)
 
 
 def file_of(kind, folder):
@@ -270,6 +303,84 @@ def test_scores_that_were_not_kept_are_an_error(tmp_path):
 def test_a_study_without_units_or_anchors_comes_back(tmp_path, made):
     write_study(tmp_path / "clip_dissect.h5", made)
     assert same(stores.read_study(tmp_path / "clip_dissect.h5"), made)
+
+
+@pytest.mark.parametrize("resamples", [0, 1])
+@pytest.mark.parametrize("baselines", [0, 1])
+def test_a_study_without_resamples_or_baselines_comes_back(tmp_path, resamples, baselines):
+    made = study(resamples=resamples, baselines=baselines)
+    write_study(tmp_path / "clip_dissect.h5", made)
+    found = stores.read_study(tmp_path / "clip_dissect.h5")
+    assert same(found, made)
+    assert found.units.resampled_concept.shape == (7, resamples)
+    assert found.spread_resampled.shape == (2, 2, resamples)
+    assert found.baseline.interpretable.shape == (baselines,)
+
+
+@pytest.mark.parametrize("sizes", [{"resamples": 0}, {"ranking": 0}, {"resamples": 0, "ranking": 9}, {"units": 0}])
+def test_labels_without_resamples_or_a_ranking_or_of_no_units_come_back(tmp_path, sizes):
+    made = labels(**sizes)
+    write_labels(tmp_path / "f.h5", made)
+    assert same(read_labels_and_scores(tmp_path / "f.h5"), made)
+    assert same(stores.read_labels(tmp_path / "f.h5"), without_scores(made))
+
+
+@pytest.mark.parametrize(("permutations", "resamples"), [(0, 0), (0, 4), (4, 0), (1, 1)])
+def test_counts_of_nothing_drawn_come_back(tmp_path, permutations, resamples):
+    made = counts(permutations=permutations, resamples=resamples)
+    write_counts(tmp_path / "f.h5", made)
+    found = stores.read_counts(tmp_path / "f.h5")
+    assert same(found, made)
+    assert found.layers[0].draws["all"].null.shape == (6, permutations)
+    assert found.layers[0].draws["category"].score.shape == (6, resamples, 4)
+
+
+def test_where_nothing_is_known_of_which_images_show_a_word_none_comes_back(tmp_path):
+    made, whole = (dataclasses.replace(one, concept_images=None) for one in (labels(), study()))
+    write_labels(tmp_path / "f.h5", made)
+    write_study(tmp_path / "clip_dissect.h5", whole)
+    assert same(read_labels_and_scores(tmp_path / "f.h5"), made)
+    assert same(stores.read_study(tmp_path / "clip_dissect.h5"), whole)
+
+
+def test_labels_know_which_units_are_alive(tmp_path):
+    write_labels(tmp_path / "f.h5", labels())
+    (first, _) = stores.read_labels(tmp_path / "f.h5").layers
+    assert first.state.tolist() == [3, 0, 1, 2, 3, 0]
+    assert first.alive.tolist() == [False, True, False, False, False, True]
+
+
+def test_every_array_of_every_kind_is_checksummed_and_named_in_the_specification(tmp_path):
+    for kind in KINDS:
+        with h5py.File(file_of(kind, tmp_path / kind), "r") as file:
+            found = {}
+            file.visititems(lambda name, item, found=found: found.update({name: item}))
+            for name, item in found.items():
+                if isinstance(item, h5py.Dataset):
+                    assert item.fletcher32 or item.size == 0, name
+                    assert name.split("/")[-1] in stores.__doc__, name
+
+
+@pytest.mark.parametrize(
+    ("kind", "dataset"),
+    [
+        *(("similarity", f"layers/layer1/{name}") for name in NEW_OF_A_LAYER),
+        *(("embedding", name) for name in NEW_OF_A_STUDY),
+        *(("counts", f"layers/layer1/draws/all/{name}") for name in MaskDraws.__dataclass_fields__),
+    ],
+)
+def test_a_flipped_byte_of_an_array_is_noticed(tmp_path, kind, dataset):
+    path = file_of(kind, tmp_path)
+    with h5py.File(path, "r") as file:
+        stored = file[dataset].id.get_chunk_info(0)
+        assert file[dataset].id.get_num_chunks() == 1
+    data = bytearray(path.read_bytes())
+    for place in (0, stored.size // 2, stored.size - 5):
+        changed = data.copy()
+        changed[stored.byte_offset + place] ^= 4
+        path.write_bytes(changed)
+        with pytest.raises(StoreError, match="is damaged"):
+            KINDS[kind][2](path)
 
 
 def test_a_study_is_named_after_its_file(tmp_path):

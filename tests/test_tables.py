@@ -3,41 +3,46 @@ import io
 from dataclasses import replace
 
 import numpy as np
-import oracles
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmon.records import Anchors, CheckpointName, Concepts, Study, Units
-from cmon.tables import csv_bytes, effective_number, layers_table, units_table
+from cmon.records import STATES, Anchors, Baseline, CheckpointName, Concepts, Study, Units
+from cmon.tables import csv_bytes, layers_table, units_table
 
 CAT, RED, SKY = 0, 1, 2
-DEAD = None
+DEAD, CONSTANT, SATURATED = STATES[1:]
 
 # One run of two checkpoints with a layer of four units and one of one unit; another run with its first layer only.
-# A unit: its best concept, its score, whether it is interpretable, and its second concept with its score.
+# A unit: its best concept, its score, whether it is interpretable, its second concept with its score; or its state.
 CELLS = {
     (0, 0, 0): [(CAT, 3.0, True, (RED, 2.5)), (CAT, 2.0, True, (SKY, 0.5)), DEAD, (RED, 0.1, False, (CAT, 0.0))],
-    (0, 0, 1): [DEAD],
+    (0, 0, 1): [CONSTANT],
     (0, 1, 0): [(CAT, 3.5, True, (RED, 1.0)), (RED, 2.5, True, (CAT, 1.0)), DEAD, (SKY, 0.25, True, (CAT, 0.0))],
     (0, 1, 1): [(SKY, -1.5, False, (CAT, -2.0))],
-    (1, 2, 0): [(RED, 1.0, True, (CAT, 0.5))] * 4,
+    (1, 2, 0): [*[(RED, 1.0, True, (CAT, 0.5))] * 3, SATURATED],
 }
+# Two resamples: in the second, unit 1 has another word and unit 0 is not interpretable.
+OTHER = {CAT: RED, RED: CAT, SKY: SKY}
 
 
-def a_study(words=("cat", "red", "sky"), categories=("object", "color", "scene")):
+def a_study(words=("cat", "red", "sky"), categories=("object", "color", "scene"), resamples=2):
     rows = {name: [] for name in Units.__dataclass_fields__}
     for (run, checkpoint, layer), cell in CELLS.items():
         for unit, found in enumerate(cell):
-            concept, score, clear, (second, second_score) = found or (-1, np.nan, False, (-1, np.nan))
+            alive, state = isinstance(found, tuple), found if isinstance(found, str) else "alive"
+            concept, score, clear, (second, second_score) = found if alive else (-1, np.nan, False, (-1, np.nan))
             row = {"run": run, "checkpoint": checkpoint, "layer": layer, "unit": unit}
-            row |= {"concept": concept, "score": score, "interpretable": clear, "alive": found is not None}
+            row |= {"concept": concept, "score": score, "interpretable": clear, "state": STATES.index(state)}
+            row |= {"p_value": 0.25 if alive else np.nan, "quality": [0.5, np.nan, 1, 0.75] if alive else [np.nan] * 4}
+            row |= {"resampled_concept": [concept, OTHER[concept] if alive and unit == 1 else concept][:resamples]}
+            row |= {"resampled_interpretable": [clear, clear and unit > 0][:resamples]}
             row |= {"top_concept": [concept, second, -1], "top_score": [score, second_score, np.nan]}
-            row |= {"top_images": [-1], "embedding": [np.nan], "xy": [0.5, unit] if found else [np.nan] * 2}
+            row |= {"top_images": [-1], "embedding": [np.nan], "xy": [0.5, unit] if alive else [np.nan] * 2}
             for name, value in row.items():
                 rows[name].append(value)
-    kinds = {"interpretable": bool, "alive": bool}
-    kinds |= dict.fromkeys(("score", "top_score", "embedding", "xy"), np.float32)
+    kinds = {"interpretable": bool, "resampled_interpretable": bool, "state": np.int8}
+    kinds |= dict.fromkeys(("score", "p_value", "quality", "top_score", "embedding", "xy"), np.float32)
     nothing = np.zeros((0, 1), np.float32)
     return Study(
         detector="d",
@@ -52,6 +57,14 @@ def a_study(words=("cat", "red", "sky"), categories=("object", "color", "scene")
         units=Units(**{name: np.array(values, kinds.get(name, np.int32)) for name, values in rows.items()}),
         anchors=Anchors((), nothing, nothing),
         d_anchor=np.float32([[0.5, np.nan], [0.25, 0.75], [1.5, np.nan]]),
+        d_anchor_resampled=np.float32([[[1, 2], [np.nan, np.nan]], [[1, 1], [1, 3]], [[1, 2], [1, np.nan]]])[
+            ..., :resamples
+        ],
+        spread=np.float32([[0.125, np.nan], [0.375, np.nan], [0, np.nan]]),
+        spread_resampled=np.float32([[[1, 1.5], [np.nan] * 2], [[1, 1], [np.nan] * 2], [[0, 0], [np.nan] * 2]])[
+            ..., :resamples
+        ],
+        baseline=Baseline(*np.zeros((6, 0), np.int32)),
         prior_perplexity=np.float32([[2.5, np.nan], [3.5, 1], [4, np.nan]]),
         facts={},
     )
@@ -62,34 +75,67 @@ def rows_of(table):
 
 
 def test_units_csv_counted_by_hand():
+    quality = "0.5,,1.0,0.75"
     assert csv_bytes(units_table(a_study())).decode().splitlines() == [
-        "run,checkpoint,step,layer,unit,concept,category,score,interpretable,alive,x,y,concept_2,score_2,concept_3,score_3",
-        "plain,a.pt,1,layer1,0,cat,object,3.0,1,1,0.5,0.0,red,2.5,,",
-        "plain,a.pt,1,layer1,1,cat,object,2.0,1,1,0.5,1.0,sky,0.5,,",
-        "plain,a.pt,1,layer1,2,,,,0,0,,,,,,",
-        "plain,a.pt,1,layer1,3,red,color,0.1,0,1,0.5,3.0,cat,0.0,,",
-        "plain,a.pt,1,layer2,0,,,,0,0,,,,,,",
-        "plain,b.pt,10,layer1,0,cat,object,3.5,1,1,0.5,0.0,red,1.0,,",
-        "plain,b.pt,10,layer1,1,red,color,2.5,1,1,0.5,1.0,cat,1.0,,",
-        "plain,b.pt,10,layer1,2,,,,0,0,,,,,,",
-        "plain,b.pt,10,layer1,3,sky,scene,0.25,1,1,0.5,3.0,cat,0.0,,",
-        "plain,b.pt,10,layer2,0,sky,scene,-1.5,0,1,0.5,0.0,cat,-2.0,,",
-        *(f"robust,a.pt,5,layer1,{unit},red,color,1.0,1,1,0.5,{unit}.0,cat,0.5,," for unit in range(4)),
+        "run,checkpoint,step,layer,unit,concept,category,score,interpretable,state,p_value,label_confidence,"
+        "category_confidence,quality_f1,quality_iou,quality_auprc,quality_correlation,x,y,concept_2,score_2,concept_3,"
+        "score_3",
+        f"plain,a.pt,1,layer1,0,cat,object,3.0,1,alive,0.25,1.0,1.0,{quality},0.5,0.0,red,2.5,,",
+        f"plain,a.pt,1,layer1,1,cat,object,2.0,1,alive,0.25,0.5,0.5,{quality},0.5,1.0,sky,0.5,,",
+        "plain,a.pt,1,layer1,2,,,,0,dead,,,,,,,,,,,,,",
+        f"plain,a.pt,1,layer1,3,red,color,0.1,0,alive,0.25,1.0,1.0,{quality},0.5,3.0,cat,0.0,,",
+        "plain,a.pt,1,layer2,0,,,,0,constant,,,,,,,,,,,,,",
+        f"plain,b.pt,10,layer1,0,cat,object,3.5,1,alive,0.25,1.0,1.0,{quality},0.5,0.0,red,1.0,,",
+        f"plain,b.pt,10,layer1,1,red,color,2.5,1,alive,0.25,0.5,0.5,{quality},0.5,1.0,cat,1.0,,",
+        "plain,b.pt,10,layer1,2,,,,0,dead,,,,,,,,,,,,,",
+        f"plain,b.pt,10,layer1,3,sky,scene,0.25,1,alive,0.25,1.0,1.0,{quality},0.5,3.0,cat,0.0,,",
+        f"plain,b.pt,10,layer2,0,sky,scene,-1.5,0,alive,0.25,1.0,1.0,{quality},0.5,0.0,cat,-2.0,,",
+        *(
+            f"robust,a.pt,5,layer1,{unit},red,color,1.0,1,alive,0.25,{share},{share},{quality},0.5,{unit}.0,cat,0.5,,"
+            for unit, share in ((0, 1.0), (1, 0.5), (2, 1.0))
+        ),
+        "robust,a.pt,5,layer1,3,,,,0,saturated,,,,,,,,,,,,,",
     ]
+
+
+def test_confidence_in_a_category_counts_words_of_the_same_one_and_is_unknown_without():
+    table = units_table(a_study(categories=("thing", "thing", "")))
+    assert table["label_confidence"].tolist()[:2] == [1, 0.5]
+    assert table["category_confidence"].tolist()[:2] == [1, 1]
+    assert np.isnan(table["category_confidence"][table["concept"] == "sky"]).all()
+    assert np.isnan(units_table(a_study(resamples=0))["label_confidence"]).all()
+
+
+def apart(one, other):
+    """Return the error of a number that has two values in two resamples, to three digits."""
+    return round(1.959964 * abs(one - other) / 2**0.5, 3)
 
 
 def test_layers_csv_counted_by_hand():
-    table = layers_table(a_study())
-    table["effective_concepts"] = table["effective_concepts"].round(9)
+    table = {name: c.round(3) if c.dtype.kind == "f" else c for name, c in layers_table(a_study()).items()}
+    one, half = apart(2, 1), apart(1.5, 1)
     assert csv_bytes(table).decode().splitlines() == [
-        "run,checkpoint,step,layer,units,dead,interpretable,unique_concepts,effective_concepts,median_score,d_anchor,"
-        "prior_perplexity",
-        "plain,a.pt,1,layer1,4,1,2,1,1.0,2.0,0.5,2.5",
-        "plain,a.pt,1,layer2,1,1,0,0,0.0,,,",
-        "plain,b.pt,10,layer1,4,1,3,3,3.0,2.5,0.25,3.5",
-        "plain,b.pt,10,layer2,1,0,0,0,0.0,-1.5,0.75,1.0",
-        "robust,a.pt,5,layer1,4,0,4,1,1.0,1.0,1.5,4.0",
+        "run,checkpoint,step,layer,units,dead,constant,saturated,interpretable,interpretable_error,unique_concepts,"
+        "unique_concepts_error,effective_concepts,effective_concepts_error,spread,spread_error,d_anchor,"
+        "d_anchor_error,label_confidence,changed,changed_error,drifted,median_score,prior_perplexity",
+        # In the second resample unit 0 is not interpretable: one word remains of one.
+        f"plain,a.pt,1,layer1,4,1,0,0,2,{one},1,0.0,1.0,0.0,0.125,{half},0.5,{one},0.75,,,,2.0,2.5",
+        "plain,a.pt,1,layer2,1,0,1,0,0,0.0,0,0.0,0.0,0.0,,,,,,,,,,",
+        # Three words in the first resample, cat and sky in the second. Unit 1 changed, and back in the second.
+        f"plain,b.pt,10,layer1,4,1,0,0,3,{one},3,{one},3.0,{one},0.375,0.0,0.25,0.0,1.0,0.667,"
+        f"{apart(2 / 3, 2 / 3)},0.333,2.5,3.5",
+        f"plain,b.pt,10,layer2,1,0,0,0,0,0.0,0,0.0,0.0,0.0,,,0.75,{apart(1, 3)},,,,,-1.5,1.0",
+        # All red in the first resample, cat and red in the second.
+        f"robust,a.pt,5,layer1,4,0,0,1,3,{one},1,{one},1.0,{one},0.0,0.0,1.5,{one},1.0,,,,1.0,4.0",
     ]
+
+
+def test_without_resamples_there_are_no_errors():
+    table = layers_table(a_study(resamples=0))
+    errors = [name for name in table if name.endswith("_error")]
+    assert len(errors) == 6
+    assert all(np.isnan(table[name]).all() for name in (*errors, "label_confidence", "drifted"))
+    assert table["interpretable"].tolist() == [2, 0, 3, 0, 3]
 
 
 def test_at_most_five_concepts_of_a_unit_are_listed():
@@ -167,16 +213,3 @@ def test_columns_without_rows_are_a_header():
 def test_columns_of_unequal_length_are_a_mistake():
     with pytest.raises(ValueError, match="zip"):
         csv_bytes({"a": np.arange(3), "b": np.arange(2)})
-
-
-# Diversity
-
-
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=40))
-def test_effective_number_is_its_oracle(labels):
-    assert effective_number(np.int32(labels)) == pytest.approx(oracles.effective_number(labels), rel=1e-9)
-
-
-@pytest.mark.parametrize(("labels", "number"), [([], 0), ([4, 4, 4], 1), ([1, 2, 3], 3), ([1, 1, 2, 2], 2)])
-def test_effective_number_by_hand(labels, number):
-    assert effective_number(np.array(labels, dtype=np.int32)) == pytest.approx(number)

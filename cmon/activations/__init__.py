@@ -1,19 +1,19 @@
 """Stage 1: run every checkpoint over the probe, and the image-text model over probe and concepts."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmon.activations.evidence import make_evidence
 from cmon.activations.images import Batches, Labelled, check_masks, decoded
-from cmon.checkpoints import load_into, read_checkpoint
+from cmon.checkpoints import Untrained, load_into, read_checkpoint
 from cmon.config import Run
-from cmon.errors import CheckpointError, CmonError, ConfigError, ProbeError, StoreError, listing
+from cmon.errors import CheckpointError, CmonError, ConfigError, ModelError, ProbeError, StoreError, listing
 from cmon.fingerprint import changes
-from cmon.models import build_model, select_layers
+from cmon.models import build_model, check_random, select_layers
 from cmon.recipes import Plan, Unit
 from cmon.recording import Counter, Recorder, Thresholds, pick_device
 from cmon.records import CheckpointActivations, CheckpointCounts
+from cmon.statistics import draw
 from cmon.stores import write_activations, write_counts
 from cmon.work import Options, Outcome, Progress, Stopwatch, provenance
 from cmon.workspace import Target
@@ -95,6 +95,9 @@ def _record_run(plan: Plan, run: Run, todo: list[Task], options: Options, progre
     model = build_model(run.model, run.model_args)
     layers = select_layers(model, run.layers)
     recorder = Recorder(layers, plan.study.activations.pooling, run.tokens, plan.study.activations.precision, device)
+    todo = _drawn(run, todo, outcome)
+    if not todo:
+        return
     cache = decoded(plan, run.preprocess, progress)
     if cache.index.skipped:
         outcome.warnings.append(_skipped(plan, cache.index.skipped))
@@ -104,15 +107,28 @@ def _record_run(plan: Plan, run: Run, todo: list[Task], options: Options, progre
     batches = Batches(cache, run.preprocess, plan.study.activations.batch_size, device)
     progress.begin(f"activations {run.name}", len(todo))
     for task in todo:
-        checkpoint = task.unit.checkpoint
+        name = task.unit.checkpoint.name
         try:
             outcome.made += _record(plan, task, model, recorder, batches, options)
         except CheckpointError as error:
-            outcome.failed.append((task.unit.name, _located(error, checkpoint.path)))
-            progress.advance(1, f"{checkpoint.name} failed")
+            outcome.failed.append((task.unit.name, _located(error, task.unit)))
+            progress.advance(1, f"{name} failed")
             continue
-        progress.advance(1, checkpoint.name)
+        progress.advance(1, name)
     progress.end()
+
+
+def _drawn(run: Run, todo: list[Task], outcome: Outcome) -> list[Task]:
+    """Leave out the untrained networks, noted as failed, where the model does not draw its weights at random."""
+    untrained = [task for task in todo if task.unit.seed is not None]
+    if not untrained:
+        return todo
+    try:
+        check_random(run.model, run.model_args)
+    except ModelError as error:
+        outcome.failed += [(task.unit.name, _within(f"run {run.name}: baseline", error)) for task in untrained]
+        return [task for task in todo if task.unit.seed is None]
+    return todo
 
 
 def _record(
@@ -121,16 +137,15 @@ def _record(
     """Make one checkpoint's files, and name them; counts take a second pass, once the first has found thresholds."""
     import torch
 
-    watch, run, path = Stopwatch(), task.unit.run, task.unit.checkpoint.path
-    weights = read_checkpoint(path, run.state_dict_key, options.trust_pickle)
-    load_into(model, weights, path)
+    watch = Stopwatch()
+    model, step = _network(task.unit, model, options)
     _check_unchanged(plan, task)
     model.to(recorder.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     ids = batches.cache.index.ids
     thresholds = Thresholds(len(ids), plan.study.activations.quantile, recorder.device) if task.counts else None
     recorded = recorder(model, batches, len(ids), thresholds.add if thresholds else None)
     if task.activations:
-        result = CheckpointActivations(ids, recorded, weights.step)
+        result = CheckpointActivations(ids, recorded, step)
         made = provenance(watch, recorder.device)
         write_activations(task.activations.path, task.activations.recipe, made, result, recorder.pooling)
     if task.counts and thresholds:
@@ -139,13 +154,24 @@ def _record(
     return [f"{target.kind} {task.unit.name}" for target in task.targets]
 
 
+def _network(unit: Unit, model: "nn.Module", options: Options) -> "tuple[nn.Module, int | None]":
+    """Return the model with a checkpoint's weights, and its step; or a new one, as its seed draws it."""
+    run, checkpoint = unit.run, unit.checkpoint
+    if isinstance(checkpoint, Untrained):
+        return build_model(run.model, run.model_args, checkpoint.seed), None
+    weights = read_checkpoint(checkpoint.path, run.state_dict_key, options.trust_pickle)
+    load_into(model, weights, checkpoint.path)
+    return model, weights.step
+
+
 def _counted(
     plan: Plan, model: "nn.Module", recorder: Recorder, batches: Batches, thresholds: Thresholds
 ) -> CheckpointCounts:
     """Count pixels in a second pass over the same batches."""
     labels = plan.labels
-    counter = Counter(thresholds.values(), labels.concepts.groups(labels.categories), recorder.device)
-    recorder.watch(model, Labelled(batches, labels, counter.begin), counter.add)
+    draws = draw(len(batches.cache.index.ids), *plan.mask_draws)
+    counter = Counter(thresholds.values(), labels.concepts.groups(labels.categories), draws, recorder.device)
+    recorder.watch(model, Labelled(batches, labels, draws.orders, counter.count), counter.add)
     return CheckpointCounts(
         concepts=labels.concepts,
         categories=labels.categories,
@@ -164,7 +190,7 @@ def _check_unchanged(plan: Plan, task: Task) -> None:
     for target in task.targets:
         if changed := changes(target.recipe, now[target.kind](task.unit).recipe):
             what = f"changed while it was read: {listing(changed)}"
-            raise CheckpointError(task.unit.checkpoint.path, what, "run again once it is written")
+            raise CheckpointError(task.unit.where, what, "run again once it is written")
 
 
 def _skipped(plan: Plan, skipped: tuple[str, ...]) -> str:
@@ -184,6 +210,6 @@ def _within(place: str, error: CmonError) -> CmonError:
     return located
 
 
-def _located(error: CheckpointError, path: Path) -> CheckpointError:
+def _located(error: CheckpointError, unit: Unit) -> CheckpointError:
     """Name the checkpoint's file in an error that does not know it."""
-    return error if error.where == str(path) else CheckpointError(path, error.what, error.hint)
+    return error if error.where == unit.where else CheckpointError(unit.where, error.what, error.hint)

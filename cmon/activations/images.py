@@ -1,9 +1,11 @@
 """The probe as networks see it: decoded once, then batch by batch, with what each image shows."""
 
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
 
 from PIL import Image
 
@@ -13,11 +15,13 @@ from cmon.errors import ProbeError
 from cmon.pixels import BLOCK, DECODERS, PixelCache
 from cmon.probes import Labels, crop
 from cmon.recipes import Plan
-from cmon.records import ImageLabels, Pixels
+from cmon.records import ImageLabels, IntArray, Pixels
 from cmon.work import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -45,20 +49,41 @@ class Batches:
 
 @dataclass(frozen=True)
 class Labelled:
-    """The same batches, with what their images show: before each one, `begin` is told."""
+    """The same batches; after each one, `count` is told what its images show.
+
+    Args:
+        batches: of I images.
+        labels: of all images.
+        orders: (P, I) permutations p, of which each gives image i the labels of image orders[p][i].
+        count: takes, of every image of a batch, its own labels and those that the permutations give it.
+    """
 
     batches: Batches
     labels: Labels
-    begin: Callable[[list[ImageLabels]], None]
+    orders: IntArray
+    count: Callable[[Iterator[list[ImageLabels]]], None]
 
     def __iter__(self) -> Iterator["Tensor"]:
-        start, ids, preprocess = 0, self.batches.cache.index.ids, self.batches.preprocess
         with ThreadPoolExecutor(DECODERS) as pool:
+            given = _ahead(pool, self._given, len(self.batches.cache.index.ids))
             for batch in self.batches:
-                names = ids[start : start + len(batch)]
-                self.begin(list(pool.map(lambda name: self.labels.of(name, preprocess), names)))
-                start += len(batch)
                 yield batch
+                self.count(islice(given, len(batch)))
+
+    def _given(self, image: int) -> list[ImageLabels]:
+        ids, preprocess = self.batches.cache.index.ids, self.batches.preprocess
+        return [self.labels.of(ids[number], preprocess) for number in (image, *self.orders[:, image].tolist())]
+
+
+def _ahead(pool: ThreadPoolExecutor, make: Callable[[int], T], count: int) -> Iterator[T]:
+    """Yield make(0), make(1) up to make(count - 1), a few of them made ahead."""
+    waiting: deque[Future[T]] = deque()
+    for number in range(count):
+        waiting.append(pool.submit(make, number))
+        if len(waiting) > 2 * DECODERS:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def check_masks(labels: Labels, cache: PixelCache, preprocess: Preprocess, progress: Progress) -> None:

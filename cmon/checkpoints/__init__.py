@@ -9,11 +9,16 @@ from cmon.checkpoints.finding import CheckpointFile, discover
 from cmon.checkpoints.fitting import fit, load_into
 from cmon.checkpoints.reading import LOADERS, Weights, read_checkpoint
 from cmon.checkpoints.steps import resolve_steps
+from cmon.checkpoints.units import Unit, Untrained, baseline_units, checkpoint_units
 
 __all__ = [
     "LOADERS",
     "CheckpointFile",
+    "Unit",
+    "Untrained",
     "Weights",
+    "baseline_units",
+    "checkpoint_units",
     "discover",
     "fit",
     "load_into",

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
-from cmon.config.detectors import ClipDissect, Detector, NetworkDissection, OtherDetector
+from cmon.config.detectors import ClipDissect, Detector, NetworkDissection, OtherDetector, false_discovery_rate
 from cmon.config.section import Name, Section
 from cmon.errors import ConfigError, listing, one_line
 from cmon.fingerprint import canonical_json
@@ -31,12 +31,24 @@ __all__ = [
     "Probe",
     "Report",
     "Run",
+    "Statistics",
     "Study",
+    "false_discovery_rate",
     "read_config",
     "schema",
 ]
 
-FigureName = Literal["plane", "evolution", "categories", "trajectories", "top_units", "agreement"]
+FigureName = Literal[
+    "plane",
+    "evolution",
+    "categories",
+    "indicators",
+    "retention",
+    "timeline",
+    "trajectories",
+    "top_units",
+    "agreement",
+]
 FIGURES: tuple[FigureName, ...] = get_args(FigureName)
 LARGEST_CONFIG_BYTES = 4 * 2**20
 
@@ -130,6 +142,10 @@ class Run(Section):
     preprocess: Preprocess = Preprocess()
     state_dict_key: str | None = Field(None, description='where the weights are, such as "state_dict.0"')
     tokens: Literal["class", "mean"] = Field("class", description="which tokens stand for a transformer's unit")
+    baseline: Literal["none", "random-init"] = Field(
+        "none", description="random-init: how many units of the untrained network pass the same test"
+    )
+    baseline_seeds: int = Field(3, ge=1, le=100, description="untrained networks")
 
     @model_validator(mode="after")
     def _is_json(self) -> "Run":
@@ -152,6 +168,25 @@ class Activations(Section):
         lt=1,
         description="network_dissection: the share of all positions that a unit's threshold leaves above",
     )
+
+
+class Statistics(Section):
+    """How much is drawn at random to tell what chance alone makes; equal seeds draw equally."""
+
+    permutations: int | None = Field(
+        None,
+        ge=1,
+        le=10_000,
+        description='of the images, for tau = "fdr:q"; without it 100, of masks 20, for rank_reorder 10',
+    )
+    resamples: int | None = Field(
+        None,
+        ge=0,
+        le=10_000,
+        description="of the images with replacement, for intervals; without it 100, for rank_reorder 20; 0: none",
+    )
+    seed: int = Field(0, ge=0, lt=2**32)
+    quality: bool = Field(True, description="judge words by the probe's own labels, on images that did not choose them")
 
 
 class Embed(Section):
@@ -182,9 +217,12 @@ class Report(Section):
     steps: list[int] = Field([], description="steps that plane and evolution show; none: first, last and between")
     top: int = Field(5, ge=1, le=20, description="units that top_units shows per layer")
     images: int = Field(5, ge=1, le=10, description="top images shown of a unit")
+    reference: Step | None = Field(
+        None, description="retention: the step that units are followed from; none: the first"
+    )
     near: Annotated[float, Field(gt=-1, le=1)] | Literal["auto"] = Field(
         "auto",
-        description="agreement: the cosine of two words' features from which they are near in meaning; "
+        description="agreement and retention: the cosine of two words' features from which they are near in meaning; "
         "auto: what 1 % of pairs of different concepts exceed",
     )
     dpi: int = Field(200, ge=50, le=1200)
@@ -200,6 +238,7 @@ class Study(Section):
     run: list[Run] = Field(min_length=1)
     activations: Activations = Activations()
     detector: list[Detector] = Field(min_length=1)
+    statistics: Statistics = Statistics()
     embed: Embed = Embed()
     report: Report = Report()
 
@@ -226,6 +265,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "detector.clip_dissect": ClipDissect,
     "detector.network_dissection": NetworkDissection,
     "detector.other": OtherDetector,
+    "statistics": Statistics,
     "embed": Embed,
     "report": Report,
 }

@@ -4,26 +4,32 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
+from cmon.detectors.drawing import null_scores, resampled_labels
 from cmon.errors import DetectorError
 from cmon.records import (
+    ALIVE,
+    QUALITY,
+    SATURATED,
     TOP_CONCEPTS,
     TOP_IMAGES,
+    BoolArray,
     Evidence,
     FloatArray,
-    IntArray,
     LayerActivations,
     LayerLabels,
     MaskEvidence,
     Scores,
+    StateArray,
 )
-from cmon.statistics import alive_units, top_images
+from cmon.statistics import Draws, Test, best_concepts, p_values, top_images, unit_states
 
 
 class Detector(Protocol):
     """Anything that scores units against concepts; a frozen dataclass whose fields are all its parameters.
 
     It scores them by their pooled activations and by what it `uses`: the evidence of an image-text model, or counts of
-    pixels against a Broden probe's masks.
+    pixels against a Broden probe's masks. What `drawing` tells of it may have too: null_scores, resampled_labels,
+    half_words, and `permutations` and `resamples`, how many it takes where the config does not say.
     """
 
     score_unit: ClassVar[str]
@@ -36,7 +42,7 @@ class Detector(Protocol):
         """Score living units.
 
         Args:
-            activations: (I, U) finite, no unit constant.
+            activations: (I, U) finite, no unit constant; but in a resample, one may be.
             evidence: of the same I images against C concepts: Evidence, or MaskEvidence of the same units.
 
         Returns:
@@ -45,17 +51,18 @@ class Detector(Protocol):
 
 
 def label_layer(
-    detector: Detector, layer: LayerActivations, evidence: Evidence | MaskEvidence, tau: float | None
+    detector: Detector, layer: LayerActivations, evidence: Evidence | MaskEvidence, test: Test, draws: Draws
 ) -> LayerLabels:
-    """Score one layer, and keep its units' best concepts and images.
+    """Score one layer, tell which units are interpretable, and how sure their words are.
 
-    Dead units are left out of the scoring, and so of any prior; they get -1 and NaN.
+    Units that are not alive are left out of the scoring, and so of any prior; they get -1 and NaN.
 
     Args:
         detector: scores the living units.
         layer: (I, U) activations, rows in the order of the evidence's images.
         evidence: what the detector uses.
-        tau: the best score from which a unit is interpretable; None: every living unit is.
+        test: when a unit is interpretable.
+        draws: permutations and resamples of the images; none of a kind: that is left out.
 
     Raises:
         DetectorError: for NaN or infinite activations, and for scores that are NaN.
@@ -63,25 +70,74 @@ def label_layer(
     values = layer.values
     if not np.isfinite(values).all():
         raise DetectorError(layer.name, "activations hold NaN or infinity", "look at this checkpoint's training")
-    alive = alive_units(values) & evidence.judged(values.shape[1])
-    units, concepts = len(alive), len(evidence.concepts.names)
-    scores = np.full((units, concepts), np.nan, dtype=np.float32)
-    log_prior, facts = None, {}
-    if alive.any():
-        scored = detector(values[:, alive], evidence.of_units(alive))
-        if not np.isfinite(scored.values).all():
+    states = _states(values, evidence)
+    alive, judged = states == ALIVE, evidence.of_units(states == ALIVE)
+    concepts, resamples = len(evidence.concepts.names), len(draws.resamples)
+    top, units, living = min(TOP_CONCEPTS, concepts), len(states), int(alive.sum())
+    scored = Scores(np.empty((living, concepts), np.float32), None, {})
+    found = (np.empty((living, resamples, top), np.int32), np.empty((living, resamples, top), np.float32))
+    null = np.empty((living, len(draws.orders)), np.float32)
+    if living:
+        scored = detector(values[:, alive], judged)
+        null = null_scores(detector, values[:, alive], judged, draws) if null.shape[1] else null
+        found = resampled_labels(detector, values[:, alive], judged, draws) if resamples else found
+        if not all(np.isfinite(scores).all() for scores in (scored.values, null, found[1])):
             hint = "look at the encoder's features and the detector's parameters"
             raise DetectorError(layer.name, "the detector's scores are NaN or infinite", hint)
-        scores[alive], log_prior, facts = scored.values, scored.log_prior, scored.facts
-    concept = np.full((units, min(TOP_CONCEPTS, concepts)), -1, dtype=np.int32)
-    concept[alive] = best_concepts(scores[alive], concept.shape[1])
-    score = np.take_along_axis(scores, np.maximum(concept, 0), axis=1)
-    images = np.full((units, min(TOP_IMAGES, len(values))), -1, dtype=np.int32)
-    images[alive] = top_images(values[:, alive], images.shape[1])
-    clear = alive if tau is None else alive & (np.nan_to_num(score[:, 0], nan=-np.inf) >= tau)
-    return LayerLabels(layer.name, scores, log_prior, concept, score, images, alive, clear, facts)
+    best = best_concepts(scored.values, top)
+    score = np.take_along_axis(scored.values, best, axis=1)
+    p_value, passed, again = judge(test, score[:, 0], found[1], null)
+    return LayerLabels(
+        name=layer.name,
+        scores=of_all_units(scored.values, alive),
+        log_prior=scored.log_prior,
+        top_concept=of_all_units(best, alive),
+        top_score=of_all_units(score, alive),
+        top_images=of_all_units(top_images(values[:, alive], min(TOP_IMAGES, len(values))), alive),
+        state=states,
+        p_value=of_all_units(p_value, alive),
+        interpretable=of_all_units(passed, alive),
+        resampled_concept=of_all_units(found[0], alive),
+        resampled_score=of_all_units(found[1], alive),
+        resampled_interpretable=of_all_units(again, alive),
+        ranking=np.empty((units, 0), np.int32),
+        quality=np.full((units, len(QUALITY)), np.nan, np.float32),
+        facts=scored.facts,
+    )
 
 
-def best_concepts(scores: FloatArray, count: int) -> IntArray:
-    """Return the `count` best concepts of each unit, (U, count) int32, best first, equals in concepts' order."""
-    return np.argsort(-scores, axis=1, kind="stable")[:, :count].astype(np.int32)
+def judge(
+    test: Test, best: FloatArray, resampled: FloatArray, null: FloatArray
+) -> tuple[FloatArray, BoolArray, BoolArray]:
+    """Test a layer's best scores, as they are and in every resample, against the same null scores.
+
+    Args:
+        test: when a unit is interpretable.
+        best: (U,) best scores.
+        resampled: (U, B, T) scores in every resample, best first.
+        null: best scores on permuted images, any shape; none of them: there are no p-values.
+
+    Returns:
+        p-values (U,), NaN without null scores; which units pass (U,); which pass in every resample (U, B).
+    """
+    again = resampled[..., 0] if resampled.shape[2] else np.empty(resampled.shape[:2], np.float32)
+    p_value, p_again = (
+        p_values(scores, null) if null.size else np.full(scores.shape, np.nan, np.float32) for scores in (best, again)
+    )
+    passed = [test.passed(again[:, b], p_again[:, b]) for b in range(again.shape[1])]
+    return p_value, test.passed(best, p_value), np.array(passed, dtype=np.bool_).reshape(again.T.shape).T
+
+
+def _states(values: FloatArray, evidence: Evidence | MaskEvidence) -> StateArray:
+    """Tell which units are alive, (U,): what the evidence can say nothing of has no positions above its threshold."""
+    states = unit_states(values)
+    states[(states == ALIVE) & ~evidence.judged(len(states))] = SATURATED
+    return states
+
+
+def of_all_units(values: Any, alive: BoolArray) -> Any:
+    """Put rows of living units, (A, ...), into a table of all units, (U, ...); others get -1, NaN or false."""
+    blank = {"i": -1, "f": np.nan, "b": False}[values.dtype.kind]
+    table = np.full((len(alive), *values.shape[1:]), blank, dtype=values.dtype)
+    table[alive] = values
+    return table

@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from cmon.config import NetworkDissection as NetworkDissectionTable
-from cmon.records import FloatArray, MaskEvidence, Scores
+from cmon.records import FloatArray, IntArray, MaskEvidence, Scores
+from cmon.statistics import Draws
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class NetworkDissection:
     """IoU = sum |M and L| / sum |M or L|.
 
     M is where a unit's map, interpolated to the mask's pixels, exceeds the unit's threshold; L is a concept's mask.
-    Both are counted when activations are recorded.
+    Both are counted when activations are recorded, and so are those of permuted and resampled images.
 
     Args:
         union: the images over which |M or L| is summed: those that carry any label of the concept's category, as in
@@ -25,6 +26,8 @@ class NetworkDissection:
 
     score_unit: ClassVar[str] = "IoU"
     uses: ClassVar[Literal["evidence", "counts"]] = "counts"
+    permutations: ClassVar[int] = 20  # masks are read anew for each
+    resamples: ClassVar[int] = 100
 
     def recipe(self) -> dict[str, Any]:
         """Return the parameter; the threshold's is in the recipe of the counts."""
@@ -35,6 +38,23 @@ class NetworkDissection:
         area = evidence.unit_area if self.union == "category" else evidence.whole_area[:, None]
         union = area + evidence.concept_area - evidence.intersection
         return Scores((evidence.intersection / np.maximum(union, 1)).astype(np.float32), None, evidence.facts)
+
+    def null_scores(self, activations: FloatArray, evidence: MaskEvidence, draws: Draws) -> FloatArray:  # noqa: ARG002
+        """Return each unit's best IoU on permuted masks, (U, P)."""
+        return evidence.draws[self.union].null
+
+    def resampled_labels(
+        self,
+        activations: FloatArray,  # noqa: ARG002
+        evidence: MaskEvidence,
+        draws: Draws,  # noqa: ARG002
+    ) -> tuple[IntArray, FloatArray]:
+        """Return each unit's best concepts and their IoU in every resample, (U, B, T)."""
+        return evidence.draws[self.union].concept, evidence.draws[self.union].score
+
+    def half_words(self, activations: FloatArray, evidence: MaskEvidence, draws: Draws) -> IntArray:  # noqa: ARG002
+        """Return each unit's best concept by either half of the images, (U, 2)."""
+        return evidence.draws[self.union].half_concept
 
 
 def from_config(table: NetworkDissectionTable) -> NetworkDissection:

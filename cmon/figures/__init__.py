@@ -5,7 +5,17 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from cmon.figures import agreement, categories, evolution, plane, top_units, trajectories
+from cmon.figures import (
+    agreement,
+    categories,
+    evolution,
+    indicators,
+    plane,
+    retention,
+    timeline,
+    top_units,
+    trajectories,
+)
 from cmon.records import Table, View
 
 
@@ -34,33 +44,66 @@ FIGURES: dict[str, Drawing] = {
         "Each dot is a living unit at one checkpoint, placed by its best concepts and coloured by its "
         "layer (pale where it is not interpretable), among the concepts (grey dots) and the anchors "
         "(crosses with their words); rings with letters are tracked units, d_anchor is the mean distance "
-        "from a unit to its nearest anchor in the embedding space itself, and distances in the plane are "
-        "not to be read as numbers.",
+        "from a unit to its nearest anchor in the embedding space itself (± the half of a 95 % interval over resamples "
+        "of the probe's images), and distances in the plane are not to be read as numbers.",
         plane.table,
         plane.draw,
     ),
     "evolution": Drawing(
         "Tracked units over training",
         "A column is a checkpoint: above, the plane with the tracked units ringed; below it a row for "
-        "each of them with the images that activate it most, its word (grey where it is not "
-        "interpretable) and the word's score; at the foot, for each layer, the shares of its units by "
-        "category, with how many of all its units are interpretable.",
+        "each of them with the images that activate it most, its word (grey where it is not interpretable), "
+        "the word's score and the share of resamples of the probe's images that give it the same word; at the "
+        "foot, for each layer, the shares of its units by category, with how many of all its units are "
+        "interpretable (± the half of a 95 % interval over these resamples).",
         evolution.table,
         evolution.draw,
     ),
     "categories": Drawing(
         "Interpretable units by category",
         "For each layer, the share of its units that detect a concept of each category at every "
-        "checkpoint (a tick each); above them, units that are not interpretable in pale grey and dead "
-        "units hatched, so that the whole layer is always 100 %.",
+        "checkpoint (a tick each); above them, units that are not interpretable in pale grey and those "
+        "that are dead, constant or saturated patterned, so that the whole layer is always 100 %; upright lines are "
+        "95 % intervals of the share of all interpretable units over resamples of the probe's images.",
         categories.table,
         categories.draw,
+    ),
+    "indicators": Drawing(
+        "Indices by step",
+        "A panel for each index with a line for each layer over the checkpoints (marks); units that are not alive are "
+        "dead, constant or saturated, confidence is the share of resamples of the probe's images that give an "
+        "interpretable unit the same word, a word changed where a living unit's is another one than at the checkpoint "
+        "before, and drifted where such a change goes beyond what resamples do to it anyway; pale bands are "
+        "95 % intervals over these resamples, and the dashed lines with their bands are the mean over untrained "
+        "networks and their range.",
+        indicators.table,
+        indicators.draw,
+    ),
+    "retention": Drawing(
+        "Retention of words",
+        "For each layer, of the x % most interpretable units at the first of the two steps, the share that has the "
+        "same word at every later checkpoint (dots) or at the last one (diamonds), a word near in meaning (triangles) "
+        "or one of the same category (squares, of the units whose word has one), whether or not it is interpretable "
+        "there; pale bands are 95 % intervals over resamples of the probe's images, and the dotted line is the "
+        "share that these resamples keep at the first step itself.",
+        retention.table,
+        retention.draw,
+    ),
+    "timeline": Drawing(
+        "Births and deaths of words",
+        "For each layer, on the left, at every checkpoint how many words an interpretable unit holds for the "
+        "first time (upwards) and how many were held for the last time at the checkpoint before (downwards), with thin "
+        "lines for 95 % intervals over resamples of the probe's images; on the right, the words that most units hold, "
+        "from their first to their last checkpoint, as thick as units hold them, in their categories' colours, with "
+        "the greatest number of units.",
+        timeline.table,
+        timeline.draw,
     ),
     "trajectories": Drawing(
         "Paths of tracked units",
         "Each line is one unit's path through the shared plane from its first checkpoint (hollow end) to "
         "its last (filled end, with its letter), getting darker with every checkpoint, broken where the "
-        "unit is dead, among the concepts (grey dots) and the numbered anchors (crosses); the key gives "
+        "unit is not alive, among the concepts (grey dots) and the numbered anchors (crosses); the key gives "
         "the unit's first and last word.",
         trajectories.table,
         trajectories.draw,
@@ -68,8 +111,9 @@ FIGURES: dict[str, Drawing] = {
     "top_units": Drawing(
         "The most interpretable units",
         "For each layer and chosen checkpoint, the interpretable units with the highest scores at that "
-        "checkpoint, best first: the unit's number, its word after its category's colour, the word's "
-        "score, and the images that activate it most.",
+        "checkpoint, best first: the unit's number, its score and the share of resamples of the probe's images that "
+        "give it the same word, below them the word after its category's colour, and the images that activate it "
+        "most.",
         top_units.table,
         top_units.draw,
     ),
@@ -77,8 +121,9 @@ FIGURES: dict[str, Drawing] = {
         "Where two detectors agree",
         "For each layer, of its units that have an interpretable word from both detectors, the share whose "
         "two words are the same (dots), near in meaning (triangles) or of the same category (squares, of the "
-        "units whose words both have one) at every checkpoint; dotted, in the same colours, the shares that "
-        "dealing the second detector's words to these units at random would give.",
+        "units whose words both have one) at every checkpoint; pale bands are 95 % intervals over resamples of the "
+        "probe's images, and dotted, in the same colours, are the shares that dealing the second detector's words to "
+        "these units at random would give.",
         agreement.table,
         agreement.draw,
         compares=True,

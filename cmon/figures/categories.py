@@ -1,6 +1,7 @@
 """What kinds of concepts a run's layers hold: interpretable units by category at every checkpoint."""
 
 from collections import Counter
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 
 from cmon.figures.columns import chosen, layers_of
 from cmon.figures.grid import layer_grid
+from cmon.figures.intervals import draw_whiskers
 from cmon.figures.style import (
     CATEGORIES,
     CYCLE,
@@ -24,12 +26,16 @@ from cmon.figures.style import (
     category_colours,
     styled,
 )
-from cmon.records import Study, Table, View
+from cmon.records import STATES, Study, Table, View
+from cmon.statistics import half_width
+from cmon.statistics.history import Measured
 
 MOST_GROUPS = 9
 WHOLE: dict[str, dict[str, Any]] = {
     "not interpretable": {"facecolor": NOT_INTERPRETABLE},
     "dead": {"facecolor": "white", "edgecolor": DEAD, "hatch": "////////", "lw": 0.4},
+    "constant": {"facecolor": "white", "edgecolor": DEAD, "hatch": "........", "lw": 0.4},
+    "saturated": {"facecolor": "white", "edgecolor": DEAD, "hatch": "++++++++", "lw": 0.4},
 }
 
 
@@ -80,31 +86,49 @@ class Groups:
         kind = "category" if self.column == "category" else "word (concepts have no categories)"
         return f"interpretable units by {kind}"
 
-    def marks(self) -> list[Mark]:
-        """List a legend's marks."""
+    def marks(self, states: Container[str]) -> list[Mark]:
+        """List a legend's marks: of all groups, and of those of WHOLE that are among some states."""
         boxes = [(name, {"facecolor": colour}) for name, colour in zip(self.names, self.colours, strict=True)]
-        return [*boxes, *WHOLE.items()]
+        return [*boxes, *((state, how) for state, how in WHOLE.items() if state in states)]
 
     def styles(self) -> list[dict[str, Any]]:
-        """Say how a bar or an area is filled, for each of the G groups, then not interpretable, then dead."""
+        """Say how a bar or an area is filled, for each of the G groups, then those of WHOLE."""
         filled = [{"facecolor": colour, "edgecolor": "white", "lw": 0.3} for colour in self.colours]
         return [*filled, *WHOLE.values()]
 
 
-def counted(view: View, groups: Groups, checkpoint: int, layer: int) -> Counts:
-    """Count one layer's units by group, then those not interpretable, then the dead: (G + 2,)."""
+def occurring(view: View, checkpoints: Iterable[int]) -> set[str]:
+    """Collect the states that units of the run have at some checkpoints, `not interpretable` among them."""
+    units, rows = view.study.units, np.concatenate([np.zeros(0, np.intp), *(view.rows(k) for k in checkpoints)])
+    unclear = {"not interpretable"} if (units.alive[rows] & ~units.interpretable[rows]).any() else set()
+    return unclear | {STATES[state] for state in np.unique(units.state[rows])}
+
+
+def counted(view: View, groups: Groups, checkpoint: int, layer: int) -> Measured:
+    """Count one layer's units by group, then those not interpretable, dead, constant and saturated: (G + 4,).
+
+    What is not alive is so in every resample of the images: it has no error.
+    """
     units, rows = view.study.units, view.rows(checkpoint, layer)
-    alive = units.alive[rows]
+    alive, size = units.alive[rows], len(groups.names)
     clear = alive & units.interpretable[rows]
-    of_unit = np.array(groups.of_concept)[units.concept[rows][clear]]
-    whole = [(alive & ~clear).sum(), (~alive).sum()]
-    return np.concatenate([np.bincount(of_unit, minlength=len(groups.names)), whole]).astype(np.int64)
+    of_concept = np.array(groups.of_concept)
+    of_unit = np.bincount(of_concept[units.concept[rows][clear]], minlength=size)
+    lifeless = np.bincount(units.state[rows], minlength=len(STATES))[1:]
+    value = np.concatenate([of_unit, [(alive & ~clear).sum()], lifeless]).astype(np.float64)
+    resampled_clear = alive[:, None] & units.resampled_interpretable[rows]
+    resamples = resampled_clear.shape[1]
+    cell = of_concept[units.resampled_concept[rows][resampled_clear]] * resamples + np.nonzero(resampled_clear)[1]
+    resampled = np.bincount(cell, minlength=size * resamples).reshape(size, resamples)
+    errors = half_width(np.vstack([resampled, alive.sum() - resampled.sum(axis=0)]))
+    return Measured(value, np.concatenate([errors, np.full(len(lifeless), np.nan)]))
 
 
 def table(view: View) -> Table:
     """List, for every checkpoint of the run, its layers' units by group; each layer's rows sum to its size.
 
-    `state` is interpretable, not interpretable or dead; only the first has a category (or concept).
+    `state` is interpretable, not interpretable, dead, constant or saturated; only the first has a category (or
+    concept). `low` and `high` are the ends of the interval of `units`.
     """
     study, groups = view.study, Groups.of(view.study)
     states = ["interpretable"] * len(groups.names) + list(WHOLE)
@@ -112,15 +136,18 @@ def table(view: View) -> Table:
     for checkpoint in view.checkpoints:
         for layer, layer_name in enumerate(study.layers):
             counts = counted(view, groups, checkpoint, layer)
-            size, name = int(counts.sum()), study.checkpoints[checkpoint].name
-            for state, group, count in zip(states, (*groups.names, "", ""), counts.tolist(), strict=True):
+            size, name = int(counts.value.sum()), study.checkpoints[checkpoint].name
+            ends = counts.within(0, size - counts.value[-len(WHOLE) + 1 :].sum())
+            columns = (states, (*groups.names, *("" for _ in WHOLE)), counts.value, *ends)
+            for state, group, count, low, high in zip(*columns, strict=True):
                 if size:
                     row = (study.runs[view.run], name, view.step(checkpoint), layer_name)
-                    rows.append((*row, state, group, count, size, count / size))
-    names = ("run", "checkpoint", "step", "layer", "state", groups.column, "units", "layer_units", "share")
-    kinds = (str, str, np.int64, str, str, str, np.int64, np.int64, np.float64)
-    columns = list(zip(*rows, strict=True)) or [()] * len(names)
-    return {n: np.array(column, dtype=kind) for n, column, kind in zip(names, columns, kinds, strict=True)}
+                    rows.append((*row, state, group, count, low, high, size, count / size))
+    place = ("run", "checkpoint", "step", "layer", "state", groups.column)
+    names = (*place, "units", "low", "high", "layer_units", "share")
+    kinds = (str, str, np.int64, str, str, str, np.int64, np.float64, np.float64, np.int64, np.float64)
+    filled = list(zip(*rows, strict=True)) or [()] * len(names)
+    return {n: np.array(column, dtype=kind) for n, column, kind in zip(names, filled, kinds, strict=True)}
 
 
 @styled
@@ -133,7 +160,7 @@ def draw(view: View, table: Table) -> Figure:
     page, panels = layer_grid(title, sizes, "share of the layer's units")
     for layer, axes in panels.items():
         _areas(axes, rows[layer], groups)
-    page.legend(groups.marks())
+    page.legend(groups.marks(occurring(view, view.checkpoints)))
     return page.finish(view.caption)
 
 
@@ -143,6 +170,7 @@ def _areas(axes: Axes, rows: Table, groups: Groups) -> None:
     steps = rows["step"].reshape(shares.shape[1], -1)[:, 0]
     places, evenly = positions(steps)
     label_steps(axes, places, steps, evenly)
+    _draw_total(axes, places, chosen(rows, state="not interpretable"), shares[: len(groups.names)].sum(axis=0))
     if len(steps) == 1:
         places, shares = np.array([-0.3, 0.3]), np.repeat(shares, 2, axis=1)
     upper = np.cumsum(shares, axis=0)
@@ -152,6 +180,12 @@ def _areas(axes: Axes, rows: Table, groups: Groups) -> None:
     axes.set(ylim=(0, 1), yticks=[0, 0.5, 1], yticklabels=["0", "50 %", "100 %"])
     axes.set_xlim((places[0], places[-1]) if len(steps) > 1 else (-1.5, 1.5))
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_total(axes: Axes, places: Points, others: Table, total: Points) -> None:
+    """Draw the interval of the share of interpretable units, which is as wide as that of the others alive."""
+    up, down = ((others["units"] - others[end]) / others["layer_units"] for end in ("low", "high"))
+    draw_whiskers(axes, places, total + down, total + up)
 
 
 def positions(steps: Counts) -> tuple[Points, bool]:

@@ -1,11 +1,14 @@
 """The columns of a figure's table: units, concepts and anchors in a reader's words."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from cmon.figures.style import Points, Rows
-from cmon.records import IntArray, Study, Table, View
+from cmon.records import STATES, IntArray, Study, Table, View
+from cmon.statistics import half_width
+from cmon.statistics.trends import label_confidence
 
 
 def letter(position: int) -> str:
@@ -16,7 +19,8 @@ def letter(position: int) -> str:
 def unit_columns(view: View, rows: Rows) -> Table:
     """Say rows of the table of units in people's words, as columns of equal length.
 
-    Concept and category are "" where a unit is dead, score, x and y NaN; `tracked` is a letter, or "".
+    Concept and category are "" where a unit is not alive, score, x and y NaN; `tracked` is a letter, or "";
+    `label_confidence` is the share of resamples of the images that give it the same word.
     """
     study, units = view.study, view.study.units
     letters = {key: letter(i) for i, key in enumerate(view.track)}
@@ -32,12 +36,14 @@ def unit_columns(view: View, rows: Rows) -> Table:
         "concept": words,
         "category": _words(study.concepts.categories, units.concept[rows]),
         "score": units.score[rows],
-        "alive": units.alive[rows],
+        "state": np.array(STATES)[units.state[rows]],
         "interpretable": units.interpretable[rows],
+        "label_confidence": label_confidence(units.concept[rows], units.resampled_concept[rows]),
         "tracked": _texts(letters.get(key, "") for key in keys),
         "x": units.xy[rows, 0],
         "y": units.xy[rows, 1],
         "d_anchor": study.d_anchor[units.checkpoint[rows], units.layer[rows]],
+        "d_anchor_error": half_width(study.d_anchor_resampled)[units.checkpoint[rows], units.layer[rows]],
     }
 
 
@@ -47,12 +53,17 @@ def word_columns(study: Study) -> Table:
     kinds = ["concept"] * len(study.concepts.names) + ["anchor"] * len(study.anchors.names)
     xy = np.vstack([study.concept_xy.reshape(-1, 2), study.anchors.xy.reshape(-1, 2)])
     nothing, unknown = _texts("" for _ in names), np.full(len(names), np.nan, np.float32)
-    table: Table = dict.fromkeys(("run", "checkpoint", "layer", "tracked"), nothing)
+    table: Table = dict.fromkeys(("run", "checkpoint", "layer", "state", "tracked"), nothing)
     table |= {name: np.full(len(names), -1) for name in ("step", "unit")}
-    table |= {name: np.zeros(len(names), bool) for name in ("alive", "interpretable")}
-    table |= {"kind": _texts(kinds), "concept": _texts(names), "x": xy[:, 0], "y": xy[:, 1]}
+    table |= {
+        "interpretable": np.zeros(len(names), bool),
+        "kind": _texts(kinds),
+        "concept": _texts(names),
+        "x": xy[:, 0],
+        "y": xy[:, 1],
+    }
     table["category"] = _texts([*study.concepts.categories, *("" for _ in study.anchors.names)])
-    return table | {"score": unknown, "d_anchor": unknown}
+    return table | dict.fromkeys(("score", "label_confidence", "d_anchor", "d_anchor_error"), unknown)
 
 
 def joined(first: Table, second: Table) -> Table:
@@ -76,13 +87,21 @@ def layers_of(view: View) -> list[str]:
 
 def living(units: Table) -> Points:
     """Return the places (N, 2) of the units that are alive."""
-    return np.stack([units["x"], units["y"]], axis=1)[units["alive"]].astype(np.float64)
+    alive = units["state"] == "alive"
+    return np.stack([units["x"][alive], units["y"][alive]], axis=1).astype(np.float64)
 
 
 def story(table: Table, position: int) -> list[str]:
-    """Return a tracked unit's first and last word among a table's rows, or the one there is."""
-    words = chosen(table, kind="unit", tracked=letter(position))["concept"].tolist()
-    return [word or "dead" for word in (words[:1] + words[1:][-1:])] or ["not in this run"]
+    """Return a tracked unit's first and last word among a table's rows, or the one there is; its state without one."""
+    unit = chosen(table, kind="unit", tracked=letter(position))
+    words = [word or state for word, state in zip(unit["concept"].tolist(), unit["state"].tolist(), strict=True)]
+    return words[:1] + words[1:][-1:] or ["not in this run"]
+
+
+def lifeless(states: Iterable[str]) -> str:
+    """Count the units that are not alive by what they are, in words."""
+    counts = Counter(states)
+    return ", ".join(f"{counts[state]:,} {state}" for state in STATES[1:] if counts[state]) or "0 dead"
 
 
 def _words(names: Sequence[object], indices: IntArray, kind: type = str) -> np.typing.NDArray[np.generic]:

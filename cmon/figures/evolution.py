@@ -7,8 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from cmon.figures.categories import Groups, counted
-from cmon.figures.columns import chosen, layers_of, letter, unit_columns, word_columns
+from cmon.figures.categories import Groups, counted, occurring
+from cmon.figures.columns import chosen, layers_of, letter, lifeless, unit_columns, word_columns
+from cmon.figures.intervals import plus_minus
 from cmon.figures.panel import ANCHOR, RING, Panel, Window, layer_marks
 from cmon.figures.style import (
     DEAD,
@@ -18,7 +19,6 @@ from cmon.figures.style import (
     NORMAL,
     PAGE_WIDTH,
     SMALL,
-    Counts,
     Page,
     Rows,
     fit,
@@ -26,11 +26,14 @@ from cmon.figures.style import (
     printable,
     styled,
     text_width,
+    wrapped,
 )
 from cmon.records import Table, View
+from cmon.statistics.history import Measured, Numbers
 
 GAP = 0.16  # inches between columns
 MOST_COLUMNS = 5
+NARROW = 1.3  # inches, of a column
 
 
 @dataclass(frozen=True)
@@ -94,21 +97,25 @@ def draw(view: View, table: Table) -> Figure:
         marks.append(("a tracked unit", RING))
     marks += [("an anchor", ANCHOR)] if view.study.anchors.names else []
     page.legend(marks)
-    page.legend(groups.marks())
+    page.legend(groups.marks(occurring(view, view.steps)))
     return page.finish(view.caption)
 
 
 def _draw_planes(page: Page, view: View, steps: tuple[int, ...], grid: Grid) -> None:
-    window, top = Window.of(view.study), page.y
-    words, colours = word_columns(view.study), layer_colours(view.study.layers)
-    page.text(0.1, top + 0.42, "plane", size=SMALL, color=GREY)
-    for column, checkpoint in enumerate(steps):
-        left, units = grid.left(column), unit_columns(view, view.rows(checkpoint))
-        page.heading(left, f"step {view.step(checkpoint):,}", f"{(~units['alive']).sum()} dead", grid.width)
-        panel = Panel(page, window, left, top + 0.3, grid.width)
-        panel.draw(words, units, colours, 3.0)
-        panel.ring(units, np.zeros((0, 4)))
-    page.y = top + 0.3 + grid.width * window.ratio + 0.14
+    window, words, colours = Window.of(view.study), word_columns(view.study), layer_colours(view.study.layers)
+    units = [unit_columns(view, view.rows(checkpoint)) for checkpoint in steps]
+    below = [wrapped(lifeless(of_step["state"].tolist()), grid.width, SMALL) for of_step in units]
+    top = page.y + 0.18 + 0.12 * max(map(len, below))
+    page.text(0.1, top + 0.12, "plane", size=SMALL, color=GREY)
+    for column, (checkpoint, of_step) in enumerate(zip(steps, units, strict=True)):
+        left = grid.left(column)
+        page.text(left, page.y + 0.1, f"step {view.step(checkpoint):,}", weight="bold")
+        for i, line in enumerate(below[column]):
+            page.text(left, page.y + 0.23 + 0.12 * i, line, size=SMALL, color=GREY)
+        panel = Panel(page, window, left, top, grid.width)
+        panel.draw(words, of_step, colours, 3.0)
+        panel.ring(of_step, np.zeros((0, 4)))
+    page.y = top + grid.width * window.ratio + 0.14
 
 
 def _draw_unit(
@@ -128,15 +135,10 @@ def _draw_unit(
         name = view.study.checkpoints[checkpoint].name
         row = chosen(table, tracked=letter(position), checkpoint=name)
         pictures(page, view, row, grid.left(column), top, side, per_line)
-        word(
-            page,
-            colour_of(view, row, groups),
-            row,
-            grid.left(column),
-            top + lines * (side + 0.03) + 0.11,
-            grid.width,
-        )
-    page.y = top + lines * (side + 0.03) + 0.11 + 0.14
+        left, y = grid.left(column), top + lines * (side + 0.03) + 0.11
+        word(page, colour_of(view, row, groups), row, left, y, grid.width)
+        page.text(left, y + 0.13, scored(row), size=SMALL, color=GREY)
+    page.y = top + lines * (side + 0.03) + 0.11 + 0.13 + 0.14
 
 
 def pictures(page: Page, view: View, row: Table, left: float, top: float, side: float, per_line: int) -> None:
@@ -160,40 +162,55 @@ def colour_of(view: View, row: Table, groups: Groups) -> str:
 
 
 def word(page: Page, colour: str, row: Table, left: float, y: float, width: float) -> None:
-    """Write a row's word, its category's colour before it, its score behind; grey if not interpretable."""
-    if not len(row["unit"]) or not row["alive"][0]:
-        page.text(left, y, "dead" if len(row["unit"]) else "not in this run", color=DEAD, style="italic")
+    """Write a row's word after its category's colour; grey if not interpretable."""
+    if not len(row["unit"]) or row["state"][0] != "alive":
+        page.text(left, y, row["state"][0] if len(row["unit"]) else "not in this run", color=DEAD, style="italic")
         return
-    ink = INK if row["interpretable"][0] else GREY
-    score = f"{row['score'][0]:.2f}"
-    room = width - text_width(score, SMALL) - 0.08
     if colour:
         page.mark(left + 0.045, y - 0.035, {"facecolor": colour})
-        left, room = left + 0.13, room - 0.13
-    page.text(left, y, fit(row["concept"][0], room, NORMAL), color=ink)
-    page.text(left + room + 0.08, y, score, size=SMALL, color=GREY)
+        left, width = left + 0.13, width - 0.13
+    page.text(left, y, fit(row["concept"][0], width, NORMAL), color=INK if row["interpretable"][0] else GREY)
+
+
+def scored(row: Table) -> str:
+    """Say a row's score, then the share of resamples that give it the same word; "" where there is no word."""
+    if not len(row["unit"]) or row["state"][0] != "alive":
+        return ""
+    score, confidence = row["score"][0], row["label_confidence"][0]
+    return f"{score:.2f}" + (f" · {100 * confidence:.0f} %" if np.isfinite(confidence) else "")
 
 
 def _draw_shares(page: Page, view: View, steps: tuple[int, ...], grid: Grid, groups: Groups) -> None:
     """Draw the last row: a bar as long as all its units for each layer, with the number interpretable."""
     top, layers = page.y, layers_of(view)
     page.text(0.1, top + 0.09, groups.heading, size=SMALL, color=GREY)
-    length = grid.width - 0.48
+    cells = {
+        (i, column): counted(view, groups, checkpoint, view.study.layers.index(layer))
+        for i, layer in enumerate(layers)
+        for column, checkpoint in enumerate(steps)
+    }
+    said = {cell: _interpretable(counts, len(groups.names)) for cell, counts in cells.items()}
+    if grid.width < NARROW:
+        said = {cell: text.replace(" of ", "/").replace(" ", "") for cell, text in said.items()}
+    length = grid.width - max(text_width(text, SMALL) for text in said.values()) - 0.06
     for i, layer in enumerate(layers):
-        y = top + 0.17 + i * LINE
-        page.text(0.28, y + 0.09, fit(layer, grid.margin - 0.34, SMALL), size=SMALL)
-        for column, checkpoint in enumerate(steps):
-            left = grid.left(column)
-            counts = counted(view, groups, checkpoint, view.study.layers.index(layer))
-            _draw_bar(page, groups, counts, left, y, length)
-            said = f"{counts[:-2].sum()}/{counts.sum()}"
-            page.text(left + length + 0.05, y + 0.09, said, size=SMALL, color=GREY)
+        page.text(0.28, top + 0.26 + i * LINE, fit(layer, grid.margin - 0.34, SMALL), size=SMALL)
+    for (i, column), counts in cells.items():
+        left, y = grid.left(column), top + 0.17 + i * LINE
+        _draw_bar(page, groups, counts.value, left, y, length)
+        page.text(left + length + 0.06, y + 0.09, said[i, column], size=SMALL, color=GREY)
     page.y = top + 0.17 + len(layers) * LINE + 0.16
 
 
-def _draw_bar(page: Page, groups: Groups, counts: Counts, left: float, y: float, length: float) -> None:
+def _interpretable(counts: Measured, groups: int) -> str:
+    """Say how many of a layer's units are interpretable; as many may be off as of those that are not."""
+    total, error = counts.value[:groups].sum(), counts.error[groups]
+    return f"{plus_minus(total, error)} of {counts.value.sum():,.0f}"
+
+
+def _draw_bar(page: Page, groups: Groups, counts: Numbers, left: float, y: float, length: float) -> None:
     for count, how in zip(counts.tolist(), groups.styles(), strict=True):
-        step = count / max(1, int(counts.sum())) * length
+        step = count / max(1, counts.sum()) * length
         if step:
             page.backdrop.add_patch(Rectangle((left, y), step, 0.11, **how))
         left += step

@@ -1,4 +1,4 @@
-"""A panel for every layer, side by side, on one page."""
+"""Panels side by side on one page, such as one for every layer."""
 
 from collections.abc import Mapping
 
@@ -6,9 +6,11 @@ from matplotlib.axes import Axes
 
 from cmon.figures.style import GREY, NORMAL, PAGE_WIDTH, SMALL, Page, fit
 
+MARGIN, GAP = 0.72, 0.18  # inches left of a row and between its panels
+
 
 def layer_grid(title: str, below: Mapping[str, str], label: str) -> tuple[Page, dict[str, Axes]]:
-    """Make a page with axes for every layer.
+    """Make a page with axes for every layer, which share what their y axes say.
 
     Args:
         title: of the page.
@@ -17,17 +19,37 @@ def layer_grid(title: str, below: Mapping[str, str], label: str) -> tuple[Page, 
     """
     columns = min(3, len(below)) if len(below) != 4 else 2
     page = Page(PAGE_WIDTH if columns > 1 else 4.0, title)
-    width = (page.width - 0.67 - 0.18 * columns) / columns
-    height, down = min(1.9, max(1.45, width * 0.75)), 0.78
-    panels = {}
-    for i, (layer, line) in enumerate(below.items()):
-        left, top = 0.72 + i % columns * (width + 0.18), page.y + i // columns * (height + down)
-        page.text(left, top + 0.08, fit(layer, width, NORMAL, "bold"), weight="bold")
-        page.text(left, top + 0.21, fit(line, width, SMALL), size=SMALL, color=GREY)
-        panels[layer] = page.panel(left, top + 0.28, width, height)
+    width = (page.width - MARGIN + 0.05 - GAP * columns) / columns
+    panels = _panels(page, below, columns, width, min(1.9, max(1.45, width * 0.75)), MARGIN, GAP)
+    for i, axes in enumerate(panels.values()):
         if i % columns:
-            panels[layer].tick_params(axis="y", labelleft=False)
+            axes.tick_params(axis="y", labelleft=False)
         else:
-            panels[layer].set_ylabel(label, labelpad=0)
-    page.y += -(-len(below) // columns) * (height + down) - 0.1
+            axes.set_ylabel(label, labelpad=0)
     return page, panels
+
+
+def index_grid(title: str, below: Mapping[str, str]) -> tuple[Page, dict[str, Axes]]:
+    """Make a page with three axes in a row, each with a y axis of its own.
+
+    Args:
+        title: of the page.
+        below: heading -> the line beneath it.
+    """
+    page, margin, gap = Page(PAGE_WIDTH, title), 0.5, 0.5
+    width = (page.width - margin - 0.15 - 2 * gap) / 3
+    return page, _panels(page, below, 3, width, 1.2, margin, gap)
+
+
+def _panels(
+    page: Page, below: Mapping[str, str], columns: int, width: float, height: float, margin: float, gap: float
+) -> dict[str, Axes]:
+    """Fill rows of a page with axes under a heading and a line each."""
+    down, panels = 0.78, {}
+    for i, (heading, line) in enumerate(below.items()):
+        left, top = margin + i % columns * (width + gap), page.y + i // columns * (height + down)
+        page.text(left, top + 0.08, fit(heading, width, NORMAL, "bold"), weight="bold")
+        page.text(left, top + 0.21, fit(line, width + 0.15, SMALL), size=SMALL, color=GREY)
+        panels[heading] = page.panel(left, top + 0.28, width, height)
+    page.y += -(-len(below) // columns) * (height + down) - 0.1
+    return panels

@@ -86,7 +86,7 @@ class Panel:
         """Draw concepts and anchors as marks, living units as dots in their layers' colours."""
         concepts, anchors = chosen(words, kind="concept"), chosen(words, kind="anchor")
         self.axes.plot(concepts["x"], concepts["y"], ls="none", zorder=1, **CONCEPT)
-        alive = chosen(units, alive=True)
+        alive = chosen(units, state="alive")
         shades = [
             to_rgba(colours[layer], 0.85 if clear else 0.25)
             for layer, clear in zip(alive["layer"], alive["interpretable"], strict=True)
@@ -142,7 +142,7 @@ class Panel:
         """Ring the tracked living units, then write their letters beside them."""
         tracked = {name: column[units["tracked"] != ""] for name, column in units.items()}
         xy = living(tracked)
-        letters = tracked["tracked"][tracked["alive"]].tolist()
+        letters = tracked["tracked"][tracked["state"] == "alive"].tolist()
         rings = RING | ({"ms": 6.0, "mew": 0.8} if self.is_small else {})
         self.axes.plot(xy[:, 0], xy[:, 1], ls="none", zorder=6, **rings)
         self.write(xy, letters, rings["ms"] / 2, taken, living(units), "bold")

@@ -4,10 +4,22 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cmon.figures import style
-from cmon.figures.columns import chosen, joined, layers_of, letter, living, story, unit_columns, word_columns
+from cmon.figures.columns import (
+    chosen,
+    joined,
+    layers_of,
+    letter,
+    lifeless,
+    living,
+    story,
+    unit_columns,
+    word_columns,
+)
+from cmon.figures.intervals import plus_minus
 from cmon.figures.panel import ANCHOR, CONCEPT, RING, Panel, Window, layer_marks
 from cmon.figures.style import Page, styled
-from cmon.records import Table, View
+from cmon.records import ALIVE, STATES, Table, View
+from cmon.statistics import half_width
 
 
 def table(view: View) -> Table:
@@ -31,27 +43,38 @@ def draw(view: View, table: Table) -> Figure:
     for i, checkpoint in enumerate(view.steps):
         left, top = 0.1 + (i % columns) * (width + 0.2), page.y
         units = chosen(table, kind="unit", checkpoint=view.study.checkpoints[checkpoint].name)
-        page.heading(left, f"step {view.step(checkpoint):,}", subtitle(units), width)
+        page.heading(left, f"step {view.step(checkpoint):,}", subtitle(view, checkpoint), width)
+        page.text(left + width, page.y + 0.1, distance(view, checkpoint), ha="right", size=style.SMALL)
         panel = Panel(page, window, left, top + 0.3, width)
         panel.draw(words, units, colours, 9.0 if len(units["x"]) < 400 else 5.0)
         panel.ring(units, panel.write(places, anchors["concept"].tolist(), 3.0, np.zeros((0, 4)), crowd))
         if i % columns == columns - 1 or i == len(view.steps) - 1:
             page.y = top + 0.3 + width * window.ratio + 0.15
     marks = layer_marks(layers_of(view), colours)
-    if not chosen(table, kind="unit", alive=True)["interpretable"].all():
+    if not chosen(table, kind="unit", state="alive")["interpretable"].all():
         marks.append(("pale: not interpretable", {"marker": "o", "ms": 5.0, "color": "#c8c8c8", "mec": "none"}))
     page.legend([*marks, ("a concept", CONCEPT), *([("an anchor", ANCHOR)] if len(places) else [])])
     page.legend(_tracked_marks(view, table))
     return page.finish(view.caption)
 
 
-def subtitle(units: Table) -> str:
-    """Count a checkpoint's units in one line, with d_anchor where it is known."""
-    alive, d_anchor = units["alive"], units["d_anchor"]
-    parts = [f"{int(alive.sum())} units drawn, {int((~alive).sum())} dead"]
-    if (known := alive & np.isfinite(d_anchor)).any():
-        parts.append(f"d_anchor {d_anchor[known].mean():.3f}")
-    return " · ".join(parts)
+def subtitle(view: View, checkpoint: int) -> str:
+    """Count a checkpoint's units in one line."""
+    states = view.study.units.state[view.rows(checkpoint)]
+    return f"{int((states == ALIVE).sum()):,} units drawn, {lifeless(STATES[state] for state in states)}"
+
+
+def distance(view: View, checkpoint: int) -> str:
+    """Say d_anchor over all units of a checkpoint that are alive; "" where it is not known."""
+    study, rows = view.study, view.rows(checkpoint)
+    alive = rows[study.units.alive[rows]]
+    weights = np.bincount(study.units.layer[alive], minlength=len(study.layers)) * 1.0
+    known = np.isfinite(study.d_anchor[checkpoint]) & (weights > 0)
+    if not known.any():
+        return ""
+    weights = weights[known] / weights[known].sum()
+    error = float(half_width(weights @ study.d_anchor_resampled[checkpoint, known]))
+    return f"d_anchor {plus_minus(float(weights @ study.d_anchor[checkpoint, known]), error, 3)}"
 
 
 def _tracked_marks(view: View, table: Table) -> list[style.Mark]:

@@ -4,10 +4,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cmon.figures.categories import Groups
-from cmon.figures.columns import chosen, layers_of, unit_columns
-from cmon.figures.evolution import colour_of, image_columns, pictures, word
+from cmon.figures.columns import chosen, layers_of, lifeless, unit_columns
+from cmon.figures.evolution import colour_of, image_columns, pictures, scored, word
 from cmon.figures.style import DEAD, GREY, NORMAL, PAGE_WIDTH, SMALL, Page, Rows, fit, styled, text_width
-from cmon.records import Table, View
+from cmon.records import STATES, Table, View
 
 GAP = 0.2  # inches between columns
 MOST_COLUMNS = 4
@@ -42,7 +42,7 @@ def draw(view: View, table: Table) -> Figure:
         for layer in layers_of(view):
             _draw_layer(page, view, steps, width, chosen(table, layer=layer), layer, groups)
         page.y += 0.12
-    page.legend(groups.marks()[: len(groups.names)])
+    page.legend(groups.marks(()))
     return page.finish(view.caption)
 
 
@@ -52,7 +52,7 @@ def _draw_layer(
     top = bottom = page.y + 0.2
     per_line = view.images if width / view.images > 0.28 else -(-view.images // 2)
     side = min(0.5, (width + 0.03) / per_line - 0.03)
-    down = 0.15 + -(-view.images // per_line) * (side + 0.03) + 0.06
+    down = 0.28 + -(-view.images // per_line) * (side + 0.03) + 0.06
     for column, checkpoint in enumerate(steps):
         left = 0.1 + column * (width + GAP)
         step = f"step {view.step(checkpoint):,}"
@@ -65,11 +65,10 @@ def _draw_layer(
             page.text(left, top + 0.11, _reason(view, checkpoint, layer), size=SMALL, color=DEAD, style="italic")
         for rank in rows["rank"].tolist():
             row, y = chosen(rows, rank=rank), top + (rank - 1) * down
-            unit = f"unit {row['unit'][0]}"
-            indent = text_width(unit, SMALL) + 0.07
-            page.text(left, y + 0.11, unit, size=SMALL, color=GREY)
-            word(page, colour_of(view, row, groups), row, left + indent, y + 0.11, width - indent)
-            pictures(page, view, row, left, y + 0.16, side, per_line)
+            page.text(left, y + 0.11, f"unit {row['unit'][0]}", size=SMALL, color=GREY)
+            page.text(left + width, y + 0.11, scored(row), ha="right", size=SMALL, color=GREY)
+            word(page, colour_of(view, row, groups), row, left, y + 0.24, width)
+            pictures(page, view, row, left, y + 0.29, side, per_line)
         bottom = max(bottom, top + max(0.2, len(rows["unit"]) * down))
     page.y = bottom + 0.08
 
@@ -79,4 +78,7 @@ def _reason(view: View, checkpoint: int, layer: str) -> str:
     rows = view.rows(checkpoint, view.study.layers.index(layer))
     if not len(rows):
         return "not at this checkpoint"
-    return "no interpretable unit" if view.study.units.alive[rows].any() else f"all {len(rows)} units dead"
+    if view.study.units.alive[rows].any():
+        return "no interpretable unit"
+    states = [STATES[state] for state in view.study.units.state[rows]]
+    return f"all {len(rows)} units {states[0]}" if len(set(states)) == 1 else lifeless(states)

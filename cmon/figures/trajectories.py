@@ -74,7 +74,7 @@ def _places(rows: Table) -> Points:
 
 
 def _draw_path(panel: Panel, path: Table, colour: str) -> None:
-    """Draw the line, darker with every checkpoint, with arrows where there is room; death leaves a gap."""
+    """Draw the line, darker with every checkpoint, with arrows where there is room; where it is not alive is a gap."""
     places, last = _places(path), max(1, len(path["x"]) - 1)
     shades = [to_rgba(colour, 0.3 + 0.7 * i / last) for i in range(last + 1)]
     for start, end, shade in zip(places[:-1], places[1:], shades[1:], strict=False):
@@ -84,7 +84,7 @@ def _draw_path(panel: Panel, path: Table, colour: str) -> None:
             arrow = ARROW | {"color": shade}
             near, far = start + (end - start) * 0.35, start + (end - start) * (0.5 + 4 / length)
             panel.axes.annotate("", xy=far, xytext=near, arrowprops=arrow, zorder=3.5)
-    alive = np.flatnonzero(path["alive"])
+    alive = np.flatnonzero(path["state"] == "alive")
     face = np.reshape(shades, (-1, 4))[alive]
     panel.axes.scatter(places[alive, 0], places[alive, 1], s=5, c=face, lw=0, zorder=3.6)
     for end, fill in ((alive[:1], "white"), (alive[-1:], colour)):
@@ -93,7 +93,7 @@ def _draw_path(panel: Panel, path: Table, colour: str) -> None:
 
 def _write_names(panel: Panel, paths: dict[str, Table], anchors: Table) -> None:
     """Write each anchor's number at its mark, then each unit's letter where its path ends."""
-    places = {name: living(path) for name, path in paths.items() if path["alive"].any()}
+    places = {name: living(path) for name, path in paths.items() if (path["state"] == "alive").any()}
     crowd = np.vstack([np.zeros((0, 2)), *places.values()])
     ends = np.vstack([np.zeros((0, 2)), *(xy[[0, -1]] for xy in places.values())])
     circles = np.hstack([panel.points(ends) - 4, panel.points(ends) + 4])

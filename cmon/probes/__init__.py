@@ -13,8 +13,19 @@ from cmon.probes.broden import broden_concepts, open_broden
 from cmon.probes.cifar import open_cifar
 from cmon.probes.images import IMAGE_ENDINGS, crop, decode, open_images
 from cmon.probes.labels import Labels, open_labels
+from cmon.probes.presence import read_presence
 
-__all__ = ["PROBES", "Labels", "Probe", "broden_concepts", "crop", "decode", "open_labels", "open_probe"]
+__all__ = [
+    "PROBES",
+    "Labels",
+    "Probe",
+    "broden_concepts",
+    "crop",
+    "decode",
+    "open_labels",
+    "open_probe",
+    "read_presence",
+]
 
 
 class Probe(Protocol):

@@ -9,6 +9,7 @@ FloatArray: TypeAlias = npt.NDArray[np.float32]
 IntArray: TypeAlias = npt.NDArray[np.int32]
 LongArray: TypeAlias = npt.NDArray[np.int64]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
+StateArray: TypeAlias = npt.NDArray[np.int8]
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 
 # A figure's data: columns of equal length, as its CSV holds them.

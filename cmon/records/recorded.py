@@ -1,15 +1,23 @@
 """What is recorded of single checkpoints, and what detectors say of them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from cmon.records.arrays import BoolArray, FloatArray, IntArray, LongArray, blocks
+from cmon.records.arrays import BoolArray, FloatArray, IntArray, LongArray, StateArray, blocks
 
 # How many of a unit's best concepts and images a similarity store keeps.
 TOP_CONCEPTS = 10
 TOP_IMAGES = 20
+
+# What a unit is, by its activations over the probe.
+STATES = ("alive", "dead", "constant", "saturated")
+ALIVE, DEAD, CONSTANT, SATURATED = (np.int8(i) for i in range(4))
+
+# What is known of a word's quality, in the order of an array's columns.
+QUALITY = ("f1", "iou", "auprc", "correlation")
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,11 @@ class Evidence:
         """Return itself: it knows no units."""
         return self
 
+    def of_images(self, rows: IntArray) -> "Evidence":
+        """Take some images, (N,) indices, any of them more than once."""
+        ids = tuple(self.image_ids[row] for row in rows.tolist())
+        return Evidence(ids, self.concepts, self.image_features[rows], self.concept_features)
+
     @cached_property
     def cosines(self) -> FloatArray:
         """P of the method: cosine of every image with every concept, (I, C), in [-1, 1]."""
@@ -65,12 +78,34 @@ class Evidence:
     @cached_property
     def spread(self) -> float:
         """Standard deviation of all I x C cosines."""
-        mean_square, mean = 0.0, 0.0
-        for rows in blocks(len(self.cosines), self.cosines.shape[1] * 8):
-            block = self.cosines[rows].astype(np.float64)
-            mean_square += float(np.square(block).sum())
-            mean += float(block.sum())
-        return float(np.sqrt(max(mean_square / self.cosines.size - (mean / self.cosines.size) ** 2, 0.0)))
+        square, total, size = 0.0, 0.0, len(self.image_ids) * len(self.concepts.names)
+        for _, cosines in self._blocks():
+            block = cosines.astype(np.float64)
+            square += float(np.square(block).sum())
+            total += float(block.sum())
+        return float(np.sqrt(max(square / size - (total / size) ** 2, 0.0)))
+
+    def probability(self, a: float) -> FloatArray:
+        """Return the softmax over the concepts of a x cosines, (I, C); it is kept, and the cosines are not."""
+        if a not in self._probabilities:
+            self._probabilities.clear()
+            kept = np.empty((len(self.image_ids), len(self.concepts.names)), dtype=np.float32)
+            for rows, logits in self._blocks():
+                logits -= logits.max(axis=1, keepdims=True)  # before the factor, which then magnifies no rounding
+                logits *= np.float32(a)
+                np.exp(logits, out=logits)
+                kept[rows] = logits / logits.sum(axis=1, keepdims=True)
+            self._probabilities[a] = kept
+        return self._probabilities[a]
+
+    @cached_property
+    def _probabilities(self) -> dict[float, FloatArray]:
+        return {}
+
+    def _blocks(self) -> Iterator[tuple[slice, FloatArray]]:
+        """Yield the cosines of some images at a time."""
+        for rows in blocks(len(self.image_features), 8 * len(self.concepts.names)):
+            yield rows, self.image_features[rows] @ self.concept_features.T
 
 
 @dataclass(frozen=True)
@@ -84,108 +119,6 @@ class LayerActivations:
 
     name: str
     values: FloatArray
-
-
-@dataclass(frozen=True)
-class ImageLabels:
-    """What an image shows, and where, in the part of it that a network sees.
-
-    Args:
-        concepts: (L,) int32, concept indices, ascending, each once.
-        masks: (L, h, w) bool, none of them empty.
-        rows: (h,) where the centres of the masks' rows lie, as a share of the height that the network sees.
-        columns: (w,) the same across.
-    """
-
-    concepts: IntArray
-    masks: BoolArray
-    rows: tuple[float, ...]
-    columns: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class LayerCounts:
-    """One layer's units against concept masks, in pixels of the masks over all images.
-
-    Args:
-        name: the layer.
-        threshold: (U,) T of Network Dissection, in the unit of the layer's output.
-        intersection: (U, C) int64, where a unit exceeds its threshold within a concept's mask.
-        unit_area: (U, G) int64, where it does in the images that carry a label of a category.
-        whole_area: (U,) int64, where it does in all images that carry any label.
-    """
-
-    name: str
-    threshold: FloatArray
-    intersection: LongArray
-    unit_area: LongArray
-    whole_area: LongArray
-
-
-@dataclass(frozen=True)
-class CheckpointCounts:
-    """All recorded layers of one checkpoint against concept masks.
-
-    Args:
-        concepts: C pairs of word and category.
-        categories: (G,) names.
-        image_ids: (I,) names of the images that were counted.
-        concept_area: (C,) int64, pixels of each concept's masks over all images.
-        concept_images: (C,) int64, images that show each concept.
-        layers: in forward order.
-        quantile: the share of positions above a threshold.
-        rank_error: by how much that share may be off, at most, in any layer.
-    """
-
-    concepts: Concepts
-    categories: tuple[str, ...]
-    image_ids: tuple[str, ...]
-    concept_area: LongArray
-    concept_images: LongArray
-    layers: tuple[LayerCounts, ...]
-    quantile: float
-    rank_error: float
-
-    def of_layer(self, layer: str) -> "MaskEvidence":
-        """Return what a detector needs of one layer."""
-        counts = next(one for one in self.layers if one.name == layer)
-        area = counts.unit_area[:, self.concepts.groups(self.categories)]
-        facts = {"quantile": self.quantile, "rank_error": self.rank_error}
-        return MaskEvidence(self.concepts, counts.intersection, area, counts.whole_area, self.concept_area, facts)
-
-
-@dataclass(frozen=True)
-class MaskEvidence:
-    """What concept masks say of one layer's units, in pixels.
-
-    Args:
-        concepts: C pairs of word and category.
-        intersection: (U, C) int64, where a unit exceeds its threshold within a concept's mask.
-        unit_area: (U, C) int64, where it does in the images that carry a label of the concept's category.
-        whole_area: (U,) int64, where it does in all images that carry any label.
-        concept_area: (C,) int64, of a concept's masks.
-        facts: the quantile of the thresholds, with its error.
-    """
-
-    concepts: Concepts
-    intersection: LongArray
-    unit_area: LongArray
-    whole_area: LongArray
-    concept_area: LongArray
-    facts: dict[str, float]
-
-    def judged(self, units: int) -> BoolArray:
-        """Tell of which of a layer's units it can say anything, (U,): those above their threshold in a labelled image.
-
-        Others are constant, or saturate: so many positions share their greatest value that none is above the quantile.
-        """
-        assert units == len(self.whole_area)
-        return self.whole_area > 0
-
-    def of_units(self, chosen: BoolArray) -> "MaskEvidence":
-        """Keep the chosen units, (U,) bool."""
-        areas = (self.intersection[chosen], self.unit_area[chosen], self.whole_area[chosen])
-        return MaskEvidence(self.concepts, *areas, self.concept_area, self.facts)
 
 
 @dataclass(frozen=True)
@@ -220,17 +153,23 @@ class Scores:
 
 @dataclass(frozen=True)
 class LayerLabels:
-    """One layer's units with their concepts, at one checkpoint.
+    """One layer's units with their concepts, at one checkpoint; units that are not alive have no concept.
 
     Args:
         name: the layer.
-        scores: (U, C), higher is better; NaN for dead units; None where they were not read.
+        scores: (U, C), higher is better; NaN for units that are not alive; None where they were not read.
         log_prior: (C,) or None.
-        top_concept: (U, T) int32, best first, T = min(10, C); -1 for dead units.
-        top_score: (U, T); NaN for dead units.
-        top_images: (U, M) int32, most activating first, M = min(20, I); -1 for dead units.
-        alive: (U,) bool, false where the unit is constant over the probe.
-        interpretable: (U,) bool, alive with a best score of at least tau.
+        top_concept: (U, T) int32, best first, T = min(10, C); -1 for units that are not alive.
+        top_score: (U, T); NaN for units that are not alive.
+        top_images: (U, M) int32, most activating first, M = min(20, I); -1 for units that are not alive.
+        state: (U,) int8, index into STATES.
+        p_value: (U,) of the best score, in (0, 1]; NaN where images were not permuted.
+        interpretable: (U,) bool, alive with a best score that passes tau.
+        resampled_concept: (U, B, T) int32, the best concepts in every resample of the images; -1 where not alive.
+        resampled_score: (U, B, T) their scores.
+        resampled_interpretable: (U, B) bool.
+        ranking: (U, N) int32, the most activating images that a resample may need; N = 0 where none is left to make.
+        quality: (U, 4) of the word on images that did not choose it, columns as in QUALITY; NaN where unknown.
         facts: named numbers about the scoring.
     """
 
@@ -240,9 +179,20 @@ class LayerLabels:
     top_concept: IntArray
     top_score: FloatArray
     top_images: IntArray
-    alive: BoolArray
+    state: StateArray
+    p_value: FloatArray
     interpretable: BoolArray
+    resampled_concept: IntArray
+    resampled_score: FloatArray
+    resampled_interpretable: BoolArray
+    ranking: IntArray
+    quality: FloatArray
     facts: dict[str, float]
+
+    @property
+    def alive(self) -> BoolArray:
+        """Tell which units are alive, (U,)."""
+        return np.asarray(self.state == ALIVE)
 
 
 @dataclass(frozen=True)
@@ -255,6 +205,8 @@ class CheckpointLabels:
         layers: in forward order.
         step: as in CheckpointActivations.
         score_unit: what a score is measured in.
+        concept_images: (C,) int64, how many images show each concept by the probe's own labels, -1 where they do not
+            say; None where they were not read.
     """
 
     concepts: Concepts
@@ -262,3 +214,4 @@ class CheckpointLabels:
     layers: tuple[LayerLabels, ...]
     step: int | None
     score_unit: str
+    concept_images: LongArray | None = None

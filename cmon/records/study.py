@@ -7,8 +7,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from cmon.records.arrays import BoolArray, FloatArray, IntArray, Pixels
-from cmon.records.recorded import Concepts
+from cmon.records.arrays import BoolArray, FloatArray, IntArray, LongArray, Pixels, StateArray
+from cmon.records.recorded import ALIVE, Concepts
 
 
 @dataclass(frozen=True)
@@ -20,15 +20,20 @@ class Units:
         checkpoint: (R,) int32, index into Study.checkpoints.
         layer: (R,) int32, index into Study.layers.
         unit: (R,) int32, index within its layer.
-        concept: (R,) int32, index of the best concept; -1 for dead units.
-        score: (R,) the best concept's score; NaN for dead units.
+        concept: (R,) int32, index of the best concept; -1 for units that are not alive.
+        score: (R,) the best concept's score; NaN for units that are not alive.
         interpretable: (R,) bool.
-        alive: (R,) bool.
+        state: (R,) int8, index into STATES.
+        p_value: (R,) of the score; NaN where images were not permuted.
+        quality: (R, 4) of the word on images that did not choose it, columns as in QUALITY; NaN where unknown.
+        resampled_concept: (R, B) int32, the best concept in every resample of the images, the same resamples for all
+            rows; -1 where the unit is not alive.
+        resampled_interpretable: (R, B) bool.
         top_concept: (R, 10) int32, best first; -1 where there is none.
         top_score: (R, 10).
         top_images: (R, 20) int32, index into Study.image_ids; -1 where there is none.
-        embedding: (R, D) equation 1; NaN for dead units.
-        xy: (R, 2) the plane, no unit; NaN for dead units.
+        embedding: (R, D) equation 1; NaN for units that are not alive.
+        xy: (R, 2) the plane, no unit; NaN for units that are not alive.
     """
 
     run: IntArray
@@ -38,12 +43,42 @@ class Units:
     concept: IntArray
     score: FloatArray
     interpretable: BoolArray
-    alive: BoolArray
+    state: StateArray
+    p_value: FloatArray
+    quality: FloatArray
+    resampled_concept: IntArray
+    resampled_interpretable: BoolArray
     top_concept: IntArray
     top_score: FloatArray
     top_images: IntArray
     embedding: FloatArray
     xy: FloatArray
+
+    @property
+    def alive(self) -> BoolArray:
+        """Tell which units are alive, (R,)."""
+        return np.asarray(self.state == ALIVE)
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Untrained networks under the same test, a row for each layer of each; all columns have N rows.
+
+    Args:
+        run: (N,) int32, the run whose architecture it is, index into Study.runs.
+        layer: (N,) int32, index into Study.layers.
+        seed: (N,) int32, of the initialisation.
+        units: (N,) int32.
+        alive: (N,) int32, how many of them are.
+        interpretable: (N,) int32, how many of them are.
+    """
+
+    run: IntArray
+    layer: IntArray
+    seed: IntArray
+    units: IntArray
+    alive: IntArray
+    interpretable: IntArray
 
 
 @dataclass(frozen=True)
@@ -81,8 +116,13 @@ class Study:
         units: the table of all units.
         anchors: N of them, perhaps none.
         d_anchor: (K, L) mean distance to the nearest anchor; NaN where no unit or anchor is.
+        d_anchor_resampled: (K, L, B) the same in every resample of the images.
+        spread: (K, L) mean pairwise cosine distance of the living units' u; NaN where there are fewer than two.
+        spread_resampled: (K, L, B) the same in every resample.
+        baseline: of untrained networks, perhaps without rows.
         prior_perplexity: (K, L) units that the layer's prior rests on; NaN where the detector has no prior.
         facts: numbers on the projection and the scoring, such as `trustworthiness`.
+        concept_images: (C,) int64, as in CheckpointLabels of the first checkpoint.
     """
 
     detector: str
@@ -97,8 +137,13 @@ class Study:
     units: Units
     anchors: Anchors
     d_anchor: FloatArray
+    d_anchor_resampled: FloatArray
+    spread: FloatArray
+    spread_resampled: FloatArray
+    baseline: Baseline
     prior_perplexity: FloatArray
     facts: dict[str, float]
+    concept_images: LongArray | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +162,7 @@ class View:
         other: the same units under another detector, row by row; None where a figure shows one detector.
         near: the cosine of two words' features from which they are near in meaning; None: what few pairs of
             different concepts exceed.
+        reference: checkpoint index, into study.checkpoints, that retention follows units from; None: the run's first.
     """
 
     study: Study
@@ -129,6 +175,7 @@ class View:
     thumbnail: Callable[[int], Pixels]
     other: Study | None = None
     near: float | None = None
+    reference: int | None = None
 
     @cached_property
     def checkpoints(self) -> tuple[int, ...]:

@@ -16,11 +16,12 @@ from cmon.config import Detector as DetectorTable
 from cmon.errors import ConfigError, listing
 from cmon.fingerprint import changes, fingerprint
 from cmon.h5 import write_whole
+from cmon.lint import concept_table, lint_lines
 from cmon.page import Picture, Section, render
 from cmon.recipes import Plan
 from cmon.records import Pixels, Study, View
-from cmon.report.captions import caption, low_prior
-from cmon.stores import read_study
+from cmon.report.captions import caption, low_prior, summary
+from cmon.stores import read_evidence, read_study
 from cmon.tables import csv_bytes, layers_table, units_table
 from cmon.work import Options, Outcome, Progress, Stopwatch, provenance
 from cmon.workspace import State
@@ -100,6 +101,10 @@ def _detector(
     layers = layers_table(study)
     _put(plan, f"{folder}/units.csv", csv_bytes(units_table(study)), written)
     _put(plan, f"{folder}/layers.csv", csv_bytes(layers), written)
+    evidence = read_evidence(plan.evidence.path)
+    concepts = concept_table(evidence, study.concepts, study.concept_features, study.concept_images)
+    _put(plan, f"{folder}/concepts.csv", csv_bytes(concepts), written)
+    notes = lint_lines(concepts)
     sections = []
     for run in range(len(study.runs)):
         view = _view(plan, table, study, run)
@@ -107,12 +112,9 @@ def _detector(
         for name in _names(plan, False):
             pictures.append(_picture(plan, view, name, f"{folder}/{study.runs[run]}/{name}", written))
             progress.advance(1, f"{study.runs[run]}/{name}")
-        here = layers["run"] == study.runs[run]
-        rows = [dict(zip(layers, row, strict=True)) for row in zip(*(c[here] for c in layers.values()), strict=True)]
-        ends = [view.step(view.checkpoints[0]), view.step(view.checkpoints[-1])]
-        rows = [row for row in rows if row["step"] in ends]
-        warning = low_prior(layers, study, study.runs[run])
-        sections.append(Section(table.name, study.runs[run], view.caption, warning, pictures, rows, folder))
+        rows = summary(layers, study.runs[run])
+        warning = low_prior(table, layers, study, study.runs[run])
+        sections.append(Section(table.name, study.runs[run], view.caption, warning, pictures, rows, notes, folder))
     return sections
 
 
@@ -129,12 +131,12 @@ def _agreement(
     for run, run_name in enumerate(first[1].runs if _names(plan, True) else ()):
         view = _view(plan, *first, run)
         both = f"{view.caption}. {caption(plan, *second, run)}"
-        view = replace(view, other=second[1], near=_near(plan), caption=both)
+        view = replace(view, other=second[1], caption=both)
         pictures = []
         for name in _names(plan, True):
             pictures.append(_picture(plan, view, name, f"{folder}/{run_name}/{name}", written))
             progress.advance(1, f"{run_name}/{name}")
-        sections.append(Section(title, run_name, both, "", pictures, [], folder))
+        sections.append(Section(title, run_name, both, "", pictures, [], [], folder))
     return sections
 
 
@@ -181,7 +183,21 @@ def _view(plan: Plan, table: DetectorTable, study: Study, run: int) -> View:
         images=settings.images,
         caption=caption(plan, table, study, run),
         thumbnail=thumbnail,
+        near=_near(plan),
+        reference=_reference(study, run, settings.reference),
     )
+
+
+def _reference(study: Study, run: int, step: int | None) -> int | None:
+    """Find the checkpoint that retention follows units from; None: the run's first."""
+    if step is None:
+        return None
+    mine = {name.step: k for k, name in enumerate(study.checkpoints) if name.run == run}
+    if step not in mine:
+        raise ConfigError(
+            "report.reference", f"run {study.runs[run]} has no step {step}", f"it has {listing(mine, 40)}"
+        )
+    return mine[step]
 
 
 def _tracked(study: Study, run: int, names: list[str]) -> tuple[tuple[int, int], ...]:

@@ -1,12 +1,17 @@
 """The settings that every figure prints beneath it, and the warning that a page prints above them."""
 
+from typing import Any
+
 import numpy as np
 
 from cmon.config import Detector as DetectorTable
 from cmon.detectors import detector_from
-from cmon.recipes import Plan
-from cmon.records import Study, Table
+from cmon.recipes import Plan, has_study_prior
+from cmon.records import STATES, Study, Table
 from cmon.statistics import is_low_prior
+
+# Columns of layers.csv that the page leaves to it.
+NOT_ON_PAGE = ("run", "checkpoint", "changed", "changed_error", "median_score")
 
 
 def caption(plan: Plan, table: DetectorTable, study: Study, run: int) -> str:
@@ -19,16 +24,14 @@ def caption(plan: Plan, table: DetectorTable, study: Study, run: int) -> str:
     parts += [
         f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}" for name, value in parameters.items()
     ]
-    parts += [f"C = {len(study.concepts.names):,}", f"I = {len(study.image_ids):,}", f"tau = {table.tau}"]
-    perplexity = study.prior_perplexity[[name.run == run for name in study.checkpoints]]
-    if np.isfinite(perplexity).any() and study.facts["lam"] > 0:
-        parts += ["prior: layer", f"its perplexity {np.nanmedian(perplexity):.1f} units (median)"]
+    parts += [f"C = {len(study.concepts.names):,}", f"I = {len(study.image_ids):,}", _test(plan, table)]
+    parts += _prior(table, study, run)
     if "quantile" in study.facts:
         error = f" (within {study.facts['rank_error']:.1g})" if study.facts["rank_error"] else ""
         parts += [f"T exceeded at {study.facts['quantile']:g} of positions{error}"]
-    alive = study.units.alive[study.units.run == run]
-    silent = "dead or saturated" if "quantile" in study.facts else "dead"
-    parts += [f"{int((~alive).sum())} of {len(alive):,} units x checkpoints {silent}"]
+    states = np.bincount(study.units.state[study.units.run == run], minlength=len(STATES))
+    silent = ", ".join(f"{count:,} {name}" for name, count in zip(STATES[1:], states[1:], strict=True))
+    parts += [f"of {states.sum():,} units x checkpoints {silent}"]
     embed = plan.study.embed
     parts += [f"plane: {embed.projection}, trustworthiness {study.facts['trustworthiness']:.2f}"]
     parts += [
@@ -38,12 +41,31 @@ def caption(plan: Plan, table: DetectorTable, study: Study, run: int) -> str:
     return "; ".join(parts)
 
 
-def low_prior(layers: Table, study: Study, run: str) -> str:
-    """Count the layers whose scores rest on a prior that is too concentrated; "" where none does."""
+def _test(plan: Plan, table: DetectorTable) -> str:
+    """Say what a unit must pass to be interpretable, and what intervals rest on."""
+    testing = plan.testing(table)
+    drawn = [f"{testing.permutations} permutations"] * bool(testing.permutations)
+    drawn += [f"{testing.resamples} resamples of the images"] * bool(testing.resamples)
+    return f"tau = {testing.tau}" + (f" ({', '.join(drawn)}, seed {testing.seed})" if drawn else "")
+
+
+def _prior(table: DetectorTable, study: Study, run: int) -> list[str]:
+    """Say which units the prior is over, and how many of a layer's own it rests on."""
     if not study.facts.get("lam", 0):
+        return ["prior: none"]
+    if has_study_prior(table):
+        return ["prior: study"]
+    perplexity = study.prior_perplexity[[name.run == run for name in study.checkpoints]]
+    known = perplexity[np.isfinite(perplexity)]
+    return ["prior: layer", *([f"its perplexity {np.median(known):.1f} units (median)"] if len(known) else [])]
+
+
+def low_prior(table: DetectorTable, layers: Table, study: Study, run: str) -> str:
+    """Count the layers whose scores rest on a prior that is too concentrated; "" where none does."""
+    if not study.facts.get("lam", 0) or has_study_prior(table):
         return ""
     rows = np.flatnonzero(layers["run"] == run)
-    living = layers["units"] - layers["dead"]
+    living = layers["units"] - layers["dead"] - layers["constant"] - layers["saturated"]
     low = sum(is_low_prior(layers["prior_perplexity"][row], living[row]) for row in rows)
     return (
         f"In {low} of {len(rows)} layers x checkpoints the prior rests on less than a quarter of the units: there a "
@@ -51,3 +73,19 @@ def low_prior(layers: Table, study: Study, run: str) -> str:
         if low
         else ""
     )
+
+
+def summary(layers: Table, run: str) -> list[dict[str, Any]]:
+    """Return the layers of a run at its first and last step, for the page: each number with its error."""
+    rows = np.flatnonzero(layers["run"] == run)
+    ends = {layers["step"][rows].min(), layers["step"][rows].max()}
+    hidden = {*NOT_ON_PAGE, *(name for name in ("constant", "saturated") if not layers[name][rows].any())}
+    found = []
+    for row in rows[np.isin(layers["step"][rows], list(ends))]:
+        shown = {name: column[row] for name, column in layers.items() if name not in hidden}
+        for name in [name for name in shown if f"{name}_error" in layers]:
+            error = layers[f"{name}_error"][row]
+            if np.isfinite(error):
+                shown[name] = f"{float(shown[name]):.3g} ± {error:.2g}"
+        found.append({name: value for name, value in shown.items() if not name.endswith("_error")})
+    return found

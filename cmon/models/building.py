@@ -1,10 +1,10 @@
-"""Build a model, without weights, from its name in the config, and name its layers."""
+"""Build a model, without weights, from its name in the config."""
 
 import hashlib
 import importlib
 import importlib.util
 import inspect
-import re
+import random
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 SOURCES_HINT = "write torchvision:NAME, timm:NAME, package.module:function or file.py:function"
 PRETRAINED = ("pretrained", "weights", "weights_backbone", "pretrained_backbone", "checkpoint_path")
-SHOWN_LAYERS = 30
 
 
 def model_recipe(source: str, arguments: dict[str, Any]) -> Recipe:
@@ -46,51 +45,37 @@ def model_recipe(source: str, arguments: dict[str, Any]) -> Recipe:
     return {"source": source, "arguments": arguments} | ({"sha256": file_sha256(file)} if file else {})
 
 
-def build_model(source: str, arguments: dict[str, Any]) -> "nn.Module":
+def build_model(source: str, arguments: dict[str, Any], seed: int = 0) -> "nn.Module":
     """Build a model on the CPU, in evaluation mode, without gradients and without anyone's weights.
-
-    Its random initialisation, of which a checkpoint leaves nothing, has a fixed seed of its own.
 
     Args:
         source: torchvision:NAME, timm:NAME, package.module:function or /path/file.py:function.
         arguments: keyword arguments of that model or function.
+        seed: of its random initialisation, of which a checkpoint leaves nothing.
 
     Raises:
         ModelError: where there is no such model, or it cannot be built.
         ConfigError: where the arguments ask for pretrained weights.
     """
+    model = draw_model(source, arguments, seed)
+    with build_errors(source):
+        return model.cpu().eval().requires_grad_(False)
+
+
+def draw_model(source: str, arguments: dict[str, Any], seed: int) -> "nn.Module":
+    """Build a model as `build_model` does, and leave it as its own function returned it.
+
+    The random numbers of torch, numpy and Python start at the seed, and afterwards are where they were.
+    """
     import torch
 
     scheme, _, name = source.partition(":")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with _seeded(seed):
         model = MODELS[scheme](name, arguments) if scheme in MODELS else _user_model(source, arguments)
     if not isinstance(model, torch.nn.Module):
         what = f"returns a {type(model).__name__}, not a torch.nn.Module"
         raise ModelError(source, what, "name a function that returns the model")
-    with _build_errors(source):
-        return model.cpu().eval().requires_grad_(False)
-
-
-def select_layers(model: "nn.Module", patterns: Sequence[str]) -> tuple[str, ...]:
-    """Return the model's layers that any of the patterns names, in the order of named_modules.
-
-    `*`, `?` and `[abc]` stay within one dotted level; `**` crosses levels.
-
-    Raises:
-        ModelError: where a pattern names no layer.
-    """
-    layers = [name for name, _ in model.named_modules() if name]
-    chosen: set[str] = set()
-    for pattern in patterns:
-        found = {pattern} & set(layers) or {name for name in layers if _layer_regex(pattern).fullmatch(name)}
-        if not found:
-            known = [*nearest(pattern, layers, 3)]
-            known += [name for name in layers if name not in known]
-            hint = f"the model has {listing(known, SHOWN_LAYERS)}" if known else "the model has no layers"
-            raise ModelError(f"layers: {one_line(pattern)}", "names no layer of the model", hint)
-        chosen |= found
-    return tuple(name for name in layers if name in chosen)
+    return model
 
 
 def torchvision_model(name: str, arguments: dict[str, Any]) -> "nn.Module":
@@ -102,7 +87,7 @@ def torchvision_model(name: str, arguments: dict[str, Any]) -> "nn.Module":
     # Detection and segmentation models fetch a backbone's weights unless they are told not to.
     parameters = inspect.signature(models.get_model_builder(name)).parameters
     backbone = {"weights_backbone": None} if "weights_backbone" in parameters else {}
-    with _build_errors(f"torchvision:{name}"), warnings.catch_warnings():
+    with build_errors(f"torchvision:{name}"), warnings.catch_warnings():
         # GoogLeNet and Inception warn that their initialisation will change: it is replaced anyway.
         warnings.simplefilter("ignore", FutureWarning)
         model: nn.Module = models.get_model(name, weights=None, **backbone, **arguments)
@@ -117,7 +102,7 @@ def timm_model(name: str, arguments: dict[str, Any]) -> "nn.Module":
 
     if ":" in name or not timm.is_model(name):
         raise _unknown(f"timm:{name}", name, timm.list_models())
-    with _build_errors(f"timm:{name}"):
+    with build_errors(f"timm:{name}"):
         model: nn.Module = timm.create_model(name, pretrained=False, **arguments)
     return model
 
@@ -137,7 +122,7 @@ def _user_model(source: str, arguments: dict[str, Any]) -> Any:
     folder = Path(place).resolve().parent if is_file else Path.cwd()
     torchvision()  # the user's code may import it, or timm
     with _importable(folder, forget=is_file):
-        with _build_errors(source, "cannot be imported"):
+        with build_errors(source, "cannot be imported"):
             module = _import_file(Path(place)) if is_file else _import_module(source, place)
         build = getattr(module, function, None)
         if not callable(build):
@@ -146,7 +131,7 @@ def _user_model(source: str, arguments: dict[str, Any]) -> Any:
             known = [*close, *(name for name in known if name not in close)]
             what = f"there is no function {one_line(function)} in {place}"
             raise ModelError(source, what, f"it has {listing(known, 20)}" if known else "it has none")
-        with _build_errors(source):
+        with build_errors(source):
             return build(**arguments)
 
 
@@ -205,7 +190,26 @@ def _import_module(source: str, name: str) -> ModuleType:
 
 
 @contextmanager
-def _build_errors(source: str, what: str = "cannot be built") -> Iterator[None]:
+def _seeded(seed: int) -> Iterator[None]:
+    """Start all random numbers at a seed, and put them back where they were."""
+    import numpy as np
+    import torch
+
+    python, legacy = random.getstate(), np.random.get_state()
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count() if used else 0)):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(legacy)
+
+
+@contextmanager
+def build_errors(source: str, what: str = "cannot be built") -> Iterator[None]:
     """Turn what a model's code raises into a ModelError of one line; ours pass."""
     try:
         yield
@@ -246,20 +250,3 @@ def _module_file(name: str) -> Path | None:
         folders = list(spec.submodule_search_locations or ()) if spec else []
     file = Path(spec.origin) if spec and spec.origin and spec.has_location else None
     return file if file and file.suffix == ".py" and file.is_file() else None
-
-
-def _layer_regex(pattern: str) -> re.Pattern[str]:
-    """Translate a layer's glob; `**.` also stands for no level at all."""
-    tokens = re.split(r"(\*\*\.|\*\*|\*|\?|\[!?[^\]]+\])", pattern)
-    fixed = {"**.": r"(?:.*\.)?", "**": ".*", "*": r"[^.]*", "?": "[^.]"}
-    text = ""
-    for index, token in enumerate(tokens):
-        if index % 2 and token.startswith("["):
-            inner = re.sub(r"([\\\[&~|^])", r"\\\1", token[1:-1])
-            text += f"(?!\\.)[{'^' + inner[1:] if inner.startswith('!') else inner}]"
-        else:
-            text += fixed[token] if index % 2 else re.escape(token)
-    try:
-        return re.compile(text)
-    except re.error as error:
-        raise ModelError(f"layers: {one_line(pattern)}", f"is no pattern: {error}", "mend the [...]") from error

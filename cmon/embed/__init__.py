@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from cmon.checkpoints import resolve_steps
 from cmon.config import Detector as DetectorTable
 from cmon.config import Embed
-from cmon.embedding import distance_to_anchors, unified_embedding
+from cmon.embed.labels import read_study_labels
+from cmon.embedding import distance_to_anchors, spread, unified_embedding
 from cmon.encoders import open_encoder
 from cmon.errors import CmonError, StaleInputError, listing
 from cmon.projections import Pca, Umap, place
@@ -22,7 +22,7 @@ from cmon.records import (
     Study,
     Units,
 )
-from cmon.stores import read_evidence, read_labels, write_study
+from cmon.stores import read_evidence, write_study
 from cmon.work import Options, Outcome, Progress, Stopwatch, provenance
 
 
@@ -58,19 +58,21 @@ def embed_study(plan: Plan, options: Options, progress: Progress) -> Outcome:
 
 def _require_all(plan: Plan, table: DetectorTable) -> None:
     """Raise one StaleInputError that names every checkpoint without current labels."""
-    states = [(unit, plan.similarity(table, unit).state()) for unit in plan.units]
+    states = [(unit, plan.similarity(table, unit).state()) for unit in (*plan.units, *plan.baselines)]
     lacking = [f"{unit.name} ({state})" for unit, state in states if not state.current]
     if lacking:
-        what = f"{len(lacking)} of {len(plan.units)} checkpoints have no current labels: {listing(lacking, 4)}"
+        what = f"{len(lacking)} of {len(states)} checkpoints have no current labels: {listing(lacking, 4)}"
         raise StaleInputError(f"similarity/{table.name}", what, "run cmon dissect, or leave them out of the config")
 
 
 def _study(plan: Plan, table: DetectorTable, evidence: Evidence, options: Options) -> Study:
-    names, labels = _by_step(plan, table)
+    read = read_study_labels(plan, table, evidence)
+    names, labels = read.names, read.labels
     layers = tuple(dict.fromkeys(layer.name for checkpoint in labels for layer in checkpoint.layers))
     settings, concepts = plan.study.embed, labels[0].concepts
     concept_features, anchor_features = _features_of(plan, concepts, evidence, options)
     units = _units(names, labels, layers, concept_features, settings)
+    indices = _indices(units, labels, layers, concept_features, anchor_features, settings)
     alive = units.alive
     points = np.concatenate([units.embedding[alive], concept_features, anchor_features])
     placed, trust = place(_projection(settings), points)
@@ -89,24 +91,12 @@ def _study(plan: Plan, table: DetectorTable, evidence: Evidence, options: Option
         image_ids=labels[0].image_ids,
         units=units,
         anchors=Anchors(tuple(settings.anchors), anchor_features, placed[anchor_start:]),
-        d_anchor=_d_anchor(units, len(names), len(layers), anchor_features),
+        **indices,
+        baseline=read.baseline(layers),
         prior_perplexity=_layer_fact(labels, layers, "prior_perplexity"),
         facts={"trustworthiness": trust, **_common_facts(labels)},
+        concept_images=labels[0].concept_images,
     )
-
-
-def _by_step(plan: Plan, table: DetectorTable) -> tuple[tuple[CheckpointName, ...], list[CheckpointLabels]]:
-    """Read all labels, by run and then by step."""
-    names: list[CheckpointName] = []
-    labels: list[CheckpointLabels] = []
-    for index, run in enumerate(plan.study.run):
-        units = [unit for unit in plan.units if unit.run is run]
-        read = [read_labels(plan.similarity(table, unit).path) for unit in units]
-        steps = resolve_steps(run, [unit.checkpoint.name for unit in units], [one.step for one in read])
-        for position in np.argsort(steps, kind="stable"):
-            names.append(CheckpointName(index, units[position].checkpoint.name, int(steps[position])))
-            labels.append(read[position])
-    return tuple(names), labels
 
 
 def _units(
@@ -123,7 +113,7 @@ def _units(
     ]
 
     def repeated(values: list[int]) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
-        return np.repeat(np.array(values, dtype=np.int32), [len(part[3].alive) for part in parts])
+        return np.repeat(np.array(values, dtype=np.int32), [len(part[3].state) for part in parts])
 
     def joined(field: str) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
         return np.concatenate([getattr(part[3], field) for part in parts])
@@ -135,11 +125,15 @@ def _units(
         run=repeated([part[0] for part in parts]),
         checkpoint=repeated([part[1] for part in parts]),
         layer=repeated([part[2] for part in parts]),
-        unit=np.concatenate([np.arange(len(part[3].alive), dtype=np.int32) for part in parts]),
+        unit=np.concatenate([np.arange(len(part[3].state), dtype=np.int32) for part in parts]),
         concept=top_concept[:, 0].copy(),
         score=top_score[:, 0].copy(),
         interpretable=joined("interpretable").astype(np.bool_),
-        alive=joined("alive").astype(np.bool_),
+        state=joined("state").astype(np.int8),
+        p_value=joined("p_value").astype(np.float32),
+        quality=joined("quality").astype(np.float32),
+        resampled_concept=np.concatenate([part[3].resampled_concept[..., 0] for part in parts]),
+        resampled_interpretable=joined("resampled_interpretable").astype(np.bool_),
         top_concept=top_concept,
         top_score=top_score,
         top_images=joined("top_images").astype(np.int32),
@@ -175,13 +169,31 @@ def _projection(settings: Embed) -> Umap | Pca:
     return Umap(settings.neighbours, settings.min_dist, settings.metric, settings.seed)
 
 
-def _d_anchor(units: Units, checkpoints: int, layers: int, anchors: FloatArray) -> FloatArray:
-    distances = np.full((checkpoints, layers), np.nan, dtype=np.float32)
-    for checkpoint in range(checkpoints):
-        here = units.checkpoint == checkpoint
-        for layer in range(layers):
-            distances[checkpoint, layer] = distance_to_anchors(units.embedding[here & (units.layer == layer)], anchors)
-    return distances
+def _indices(
+    units: Units,
+    labels: list[CheckpointLabels],
+    layers: tuple[str, ...],
+    concept_features: FloatArray,
+    anchors: FloatArray,
+    settings: Embed,
+) -> dict[str, FloatArray]:
+    """Measure where each checkpoint's layers lie in the space, as they are and in every resample of the images."""
+    resamples = units.resampled_concept.shape[1]
+    shape = (len(labels), len(layers))
+    found = {name: np.full(shape, np.nan, np.float32) for name in ("d_anchor", "spread")}
+    found |= {f"{name}_resampled": np.full((*shape, resamples), np.nan, np.float32) for name in tuple(found)}
+    for k, checkpoint in enumerate(labels):
+        for one in checkpoint.layers:
+            place = (k, layers.index(one.name))
+            here = units.embedding[(units.checkpoint == k) & (units.layer == place[1])]
+            found["d_anchor"][place], found["spread"][place] = distance_to_anchors(here, anchors), spread(here)
+            for b in range(resamples):
+                concept, score = one.resampled_concept[:, b], one.resampled_score[:, b]
+                chosen = (concept[:, : settings.top_k], score[:, : settings.top_k])
+                there = unified_embedding(*chosen, concept_features, settings.temperature)
+                found["d_anchor_resampled"][(*place, b)] = distance_to_anchors(there, anchors)
+                found["spread_resampled"][(*place, b)] = spread(there)
+    return found
 
 
 def _layer_fact(labels: list[CheckpointLabels], layers: tuple[str, ...], fact: str) -> FloatArray:
