@@ -6,10 +6,10 @@ DEMO := build/demo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo demo-check test check bench clean
+.PHONY: help install demo demo-check statistics-check which-score test check bench clean
 
 help:  ## say what there is
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 19
 
 install: $(VENV)/installed  ## make .venv with all that tests and the demo need
 
@@ -27,6 +27,13 @@ demo: install  ## a small training watched from the first epoch to the last; end
 
 demo-check: install  ## how often the demo's words are right, where the truth is known
 	$(BIN)/python scripts/check_demo.py
+
+statistics-check: install  ## false discoveries among noise units, and how often intervals hold the truth (15 minutes)
+	$(BIN)/python scripts/calibrate.py
+	$(BIN)/python scripts/check_intervals.py
+
+which-score: install  ## which score gives units their right word (trains 5 networks first: 20 minutes)
+	$(BIN)/python scripts/which_score.py
 
 test: install  ## run the tests
 	$(BIN)/pytest

@@ -74,7 +74,7 @@ class Population:
 
 @dataclass(frozen=True)
 class Words:
-    """A checkpoint's words, as they are or in one resample; `order` is that of the scores as they are."""
+    """A checkpoint's words, as they are or in one resample; `order` is that of their scores."""
 
     concept: np.ndarray
     clear: np.ndarray
@@ -84,7 +84,8 @@ class Words:
 
     @classmethod
     def of(cls, labels: LayerLabels, resample: int | None = None) -> "Words":
-        order = np.argsort(-labels.top_score[:, 0], kind="stable")
+        own = labels.top_score if resample is None else labels.resampled_score[:, resample]
+        order = np.argsort(-own[:, 0], kind="stable")
         if resample is None:
             top, score, clear = labels.top_concept, labels.top_score, labels.interpretable
         else:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from cmon import config
-from cmon.figures import FIGURES, columns, indicators, plane, retention, style, timeline, trajectories
+from cmon.figures import FIGURES, columns, indicators, intervals, plane, retention, style, timeline, trajectories
 from cmon.figures.categories import Groups, positions
 from cmon.records import STATES, Anchors, Baseline, CheckpointName, Concepts, Study, Units, View
 
@@ -33,6 +33,9 @@ RUNS: dict[str, list[list[Cell]]] = {
     "robust": [[[None, ("sky", 5.0), ("sky", 5.0)], [("sky", 5.0), ("wood", 5.0), ("wood", 5.0)]]] * 3,
 }
 STEPS = (0, 10, 20)
+
+
+FLOATS = ("score", "p_value", "quality", "resampled_score", "top_score", "embedding", "xy")
 
 
 def a_study(
@@ -64,13 +67,14 @@ def a_study(
                     row |= {"concept": concept, "score": score, "state": STATES.index("alive" if alive else state)}
                     row |= {"interpretable": alive and score >= tau, "embedding": [score] * 2}
                     row |= {"resampled_concept": drawn_words, "resampled_interpretable": scores >= tau}
+                    row |= {"resampled_score": scores}
                     row |= {"p_value": np.nan, "quality": [np.nan] * 4}
                     row |= {"top_concept": [concept] + [-1] * 9, "top_score": [score] + [np.nan] * 9}
                     row |= {"top_images": images + [-1] * (20 - len(images))}
                     row |= {"xy": [concept + step / 40, unit + layer / 4] if alive else [np.nan] * 2}
                     for name, value in row.items():
                         columns[name].append(value)
-    kinds = dict.fromkeys(("score", "p_value", "quality", "top_score", "embedding", "xy"), np.float32)
+    kinds = dict.fromkeys(FLOATS, np.float32)
     kinds |= {"state": np.int8, "interpretable": np.bool_, "resampled_interpretable": np.bool_}
     units = Units(**{name: np.array(values, kinds.get(name, np.int32)) for name, values in columns.items()})
     random = np.random.default_rng(3)
@@ -371,6 +375,7 @@ def in_resample(study: Study, b: int) -> Study:
     units = study.units
     nothing = {"resampled_concept": units.resampled_concept[:, :0]}
     nothing |= {"resampled_interpretable": units.resampled_interpretable[:, :0]}
+    nothing |= {"resampled_score": units.resampled_score[:, :0]}
     clear = units.resampled_interpretable[:, b] & units.alive
     return replace(study, units=replace(units, concept=units.resampled_concept[:, b], interpretable=clear, **nothing))
 
@@ -475,6 +480,7 @@ def replace_resamples(study: Study) -> Study:
             units,
             resampled_concept=units.resampled_concept[:, :0],
             resampled_interpretable=units.resampled_interpretable[:, :0],
+            resampled_score=units.resampled_score[:, :0],
         ),
     )
 
@@ -534,6 +540,13 @@ def test_the_intervals_of_indicators_are_those_of_the_values_in_single_resamples
     # Where nothing is drawn, whatever resamples say.
     for name in ("dead_share", "constant_share", "saturated_share", "drifted", "label_confidence"):
         assert np.isnan(columns.chosen(table, indicator=name)["low"]).all()
+
+
+def test_a_band_and_whiskers_stretch_an_axis_no_further_than_themselves():
+    axes, places = Figure().add_subplot(), np.arange(3.0)
+    intervals.draw_band(axes, places, np.full(3, 0.01), np.full(3, 0.03), "C0")
+    intervals.draw_whiskers(axes, places, np.full(3, np.nan), np.full(3, np.nan))
+    assert axes.get_ylim()[1] < 0.04
 
 
 def test_a_layer_has_no_indicators_where_it_is_not():

@@ -111,7 +111,7 @@ def labels(layers=("layer1", "layer2.0.conv"), prior=True, step=3, **sizes):
 def study(rows=7, anchors=("leaf", "縞\0"), resamples=3, baselines=2):
     shapes = {"top_concept": (rows, 4), "top_score": (rows, 4), "top_images": (rows, 5), "embedding": (rows, 3)}
     shapes |= {"xy": (rows, 2), "quality": (rows, 4)}
-    shapes |= dict.fromkeys(("resampled_concept", "resampled_interpretable"), (rows, resamples))
+    shapes |= dict.fromkeys(("resampled_concept", "resampled_score", "resampled_interpretable"), (rows, resamples))
     makers = dict.fromkeys(("score", "p_value", "quality", "top_score", "embedding", "xy"), floats)
     makers |= {"interpretable": booleans, "resampled_interpretable": booleans, "state": states}
     columns = {name: makers.get(name, integers)(*shapes.get(name, (rows,))) for name in Units.__dataclass_fields__}

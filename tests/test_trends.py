@@ -297,7 +297,8 @@ LEXICON = Lexicon(category_codes(["warm", "warm", "cold", ""]), FEATURES, 0.75)
 def test_retention_counted_by_hand():
     # Five units, the last not interpretable at the start; two later checkpoints.
     history = a_history([[0, 0, 2, 3, 1], [0, 1, 2, 3, 1], [0, 0, 1, DEAD, 1]], [[1, 1, 1, 1, 0], [0] * 5, [0] * 5])
-    found = retention(history, 0, np.float32([9, 8, 7, 6, 99]), LEXICON)
+    scores = (np.float32([9, 8, 7, 6, 99]), np.zeros((5, 0), np.float32))
+    found = retention(history, 0, *scores, LEXICON)
     #                             5  10 20 30 40 50 75 100 % of four units, rounded up
     assert found.units.tolist() == [1, 1, 1, 2, 2, 2, 3, 4]
     strict, final, category, meaning = found.share.value
@@ -307,13 +308,13 @@ def test_retention_counted_by_hand():
     assert category.tolist() == [1, 1, 1, 1, 1, 1, 2 / 3, 2 / 3]
     # Word 2 and word 1: cosine 0.6.
     assert meaning.tolist() == [1, 1, 1, 1, 1, 1, 2 / 3, 2 / 4]
-    near = retention(history, 0, np.float32([9, 8, 7, 6, 99]), Lexicon(LEXICON.category, FEATURES, 0.59)).share.value[3]
+    near = retention(history, 0, *scores, Lexicon(LEXICON.category, FEATURES, 0.59)).share.value[3]
     assert near.tolist() == [1, 1, 1, 1, 1, 1, 1, 3 / 4]
 
 
 def test_retention_starts_at_its_reference():
     history = a_history([[0, 0], [1, 2], [1, 0]])
-    found = retention(history, 1, np.float32([1, 2]), LEXICON)
+    found = retention(history, 1, np.float32([1, 2]), np.zeros((2, 0), np.float32), LEXICON)
     assert found.units.tolist() == [1] * 6 + [2] * 2
     # The second unit, which has the higher score, lost its word.
     assert found.share.value[0].tolist() == [0] * 6 + [0.5] * 2
@@ -327,7 +328,13 @@ def kept_by_loop(then, later, category, near):
     return [all(word == then for word in later), last == then, group == category[last] if group >= 0 else None, alike]
 
 
-def share_by_loop(history, words, order, taken, reference):
+def clearest_by_loop(interpretable, score):
+    """List the interpretable units, clearest first, and how many of them each x takes."""
+    order = sorted((u for u, clear in enumerate(interpretable) if clear), key=lambda u: (-score[u], u))
+    return order, [math.ceil(percent * len(order) / 100) for percent in PERCENTS]
+
+
+def share_by_loop(words, order, taken, reference):
     """Average over the first units of an order, with words (K, U)."""
     shares = []
     for kind, count in product(range(4), taken):
@@ -345,17 +352,21 @@ def test_retention_is_that_of_a_loop_over_units_and_resamples(history: History, 
     checkpoints, units = history.concept.shape
     reference = data.draw(st.integers(0, checkpoints - 1))
     score = np.array(data.draw(st.lists(st.sampled_from([1, 2, 3]), min_size=units, max_size=units)), np.float32)
-    found = retention(history, reference, score, LEXICON)
-    order = sorted(np.flatnonzero(history.interpretable[reference]).tolist(), key=lambda u: (-score[u], u))
-    taken = [math.ceil(percent * len(order) / 100) for percent in PERCENTS]
+    again = data.draw(arrays(np.float32, (units, history.resamples), elements=st.sampled_from([1, 2, 3])))
+    found = retention(history, reference, score, again, LEXICON)
+    order, taken = clearest_by_loop(history.interpretable[reference], score)
     assert found.units.tolist() == taken
-    if reference == checkpoints - 1 or not order:
+    if reference == checkpoints - 1:
         assert np.isnan(found.share.value).all() and np.isnan(found.share.error).all()
         return
-    expected = share_by_loop(history, history.concept.tolist(), order, taken, reference)
+    expected = share_by_loop(history.concept.tolist(), order, taken, reference)
     assert found.share.value.ravel() == pytest.approx(expected, nan_ok=True)
     resampled = [
-        share_by_loop(history, history.resampled_concept[..., b].tolist(), order, taken, reference)
+        share_by_loop(
+            history.resampled_concept[..., b].tolist(),
+            *clearest_by_loop(history.resampled_interpretable[reference, :, b], again[:, b]),
+            reference,
+        )
         for b in range(history.resamples)
     ]
     errors = [off_by(values) for values in zip(*resampled, strict=True)] or [math.nan] * len(expected)
@@ -366,12 +377,12 @@ def test_retention_is_that_of_a_loop_over_units_and_resamples(history: History, 
         else math.nan
         for u in order
     ]
-    assert found.flicker == pytest.approx([np.mean(same[:count]) for count in taken], nan_ok=True)
+    assert found.flicker == pytest.approx([np.mean(same[:n]) if n else math.nan for n in taken], nan_ok=True)
 
 
 def test_without_categories_none_is_kept_or_lost():
     lexicon = Lexicon(category_codes(["", "", "", ""]), FEATURES, 0.75)
-    found = retention(a_history([[0, 1], [0, 2]]), 0, np.float32([1, 2]), lexicon)
+    found = retention(a_history([[0, 1], [0, 2]]), 0, np.float32([1, 2]), np.zeros((2, 0), np.float32), lexicon)
     assert np.isnan(found.share.value[2]).all()
     assert np.isfinite(found.share.value[[0, 1, 3]]).all()
 

@@ -1,11 +1,9 @@
 """The probe as networks see it: decoded once, then batch by batch, with what each image shows."""
 
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -21,7 +19,8 @@ from cmon.work import Progress
 if TYPE_CHECKING:
     from torch import Tensor
 
-T = TypeVar("T")
+# Images whose masks are held at once: by permutations each has many, and counting them takes all processors too.
+AT_A_TIME = 16
 
 
 @dataclass(frozen=True)
@@ -64,26 +63,20 @@ class Labelled:
     count: Callable[[Iterator[list[ImageLabels]]], None]
 
     def __iter__(self) -> Iterator["Tensor"]:
+        start = 0
         with ThreadPoolExecutor(DECODERS) as pool:
-            given = _ahead(pool, self._given, len(self.batches.cache.index.ids))
             for batch in self.batches:
                 yield batch
-                self.count(islice(given, len(batch)))
+                self.count(self._shown(pool, range(start, start + len(batch))))
+                start += len(batch)
+
+    def _shown(self, pool: ThreadPoolExecutor, images: range) -> Iterator[list[ImageLabels]]:
+        for some in range(0, len(images), AT_A_TIME):
+            yield from list(pool.map(self._given, images[some : some + AT_A_TIME]))
 
     def _given(self, image: int) -> list[ImageLabels]:
         ids, preprocess = self.batches.cache.index.ids, self.batches.preprocess
         return [self.labels.of(ids[number], preprocess) for number in (image, *self.orders[:, image].tolist())]
-
-
-def _ahead(pool: ThreadPoolExecutor, make: Callable[[int], T], count: int) -> Iterator[T]:
-    """Yield make(0), make(1) up to make(count - 1), a few of them made ahead."""
-    waiting: deque[Future[T]] = deque()
-    for number in range(count):
-        waiting.append(pool.submit(make, number))
-        if len(waiting) > 2 * DECODERS:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def check_masks(labels: Labels, cache: PixelCache, preprocess: Preprocess, progress: Progress) -> None:

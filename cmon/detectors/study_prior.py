@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from cmon.detectors.base import judge, of_all_units
+from cmon.detectors.base import judge, less_bias, of_all_units
 from cmon.detectors.drawing import best_of_each
 from cmon.detectors.wpmi import Wpmi
 from cmon.records import Evidence, FloatArray, LayerActivations, LayerLabels
@@ -80,6 +80,7 @@ def relabel(
     score = np.take_along_axis(likelihood - prior, best, axis=1)
     again = (drawn - prior for drawn in detector.resampled_likelihoods(labels.ranking[alive], evidence, draws))
     concept, resampled = best_of_each(again, (len(best), len(draws.resamples), count))
+    resampled = less_bias(resampled, score[:, 0])
     p_value, passed, passed_again = judge(test, score[:, 0], resampled, null)
     return replace(
         labels,

@@ -133,6 +133,7 @@ def _units(
         p_value=joined("p_value").astype(np.float32),
         quality=joined("quality").astype(np.float32),
         resampled_concept=np.concatenate([part[3].resampled_concept[..., 0] for part in parts]),
+        resampled_score=np.concatenate([part[3].resampled_score[..., 0] for part in parts]),
         resampled_interpretable=joined("resampled_interpretable").astype(np.bool_),
         top_concept=top_concept,
         top_score=top_score,

@@ -21,13 +21,15 @@ def draw_band(axes: Axes, places: Points, low: Points, high: Points, colour: str
     """Fill between the ends of intervals (K,); one without a neighbour is a whisker, one that is not known nothing."""
     lone = alone(high - low)
     axes.fill_between(places, low, high, color=colour, alpha=alpha, lw=0, zorder=2)
-    axes.vlines(places[lone], low[lone], high[lone], color=colour, alpha=2.5 * alpha, lw=2.5, zorder=2)
+    if lone.any():  # an axis would stretch to what vlines takes the limits of nothing to be
+        axes.vlines(places[lone], low[lone], high[lone], color=colour, alpha=2.5 * alpha, lw=2.5, zorder=2)
 
 
 def draw_whiskers(axes: Axes, places: Points, low: Points, high: Points) -> None:
     """Draw a thin upright line from end to end of every interval (K,) that is known."""
     known = np.isfinite(high - low)
-    axes.vlines(places[known], low[known], high[known], clip_on=False, **WHISKER)
+    if known.any():
+        axes.vlines(places[known], low[known], high[known], clip_on=False, **WHISKER)
 
 
 def alone(values: Points) -> npt.NDArray[np.bool_]:

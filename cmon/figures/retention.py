@@ -61,9 +61,11 @@ def table(view: View) -> Table:
     for name in layers_of(view):
         layer = study.layers.index(name)
         history, here = History.of(study, view.run, layer), view.rows(reference, layer)
+        own = study.units
         score = np.full(history.concept.shape[1], np.nan, dtype=np.float32)
-        score[study.units.unit[here]] = study.units.score[here]
-        found = retention(history, view.checkpoints.index(reference), score, lexicon)
+        again = np.full((len(score), history.resamples), np.nan, dtype=np.float32)
+        score[own.unit[here]], again[own.unit[here]] = own.score[here], own.resampled_score[here]
+        found = retention(history, view.checkpoints.index(reference), score, again, lexicon)
         low, high = found.share.within(0, 1)
         for x, (percent, units) in enumerate(zip(PERCENTS, found.units, strict=True)):
             place = (study.runs[view.run], name, *ends, percent, units)

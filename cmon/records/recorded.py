@@ -166,7 +166,7 @@ class LayerLabels:
         p_value: (U,) of the best score, in (0, 1]; NaN where images were not permuted.
         interpretable: (U,) bool, alive with a best score that passes tau.
         resampled_concept: (U, B, T) int32, the best concepts in every resample of the images; -1 where not alive.
-        resampled_score: (U, B, T) their scores.
+        resampled_score: (U, B, T) their scores, each unit's shifted so that the best are on average its best score.
         resampled_interpretable: (U, B) bool.
         ranking: (U, N) int32, the most activating images that a resample may need; N = 0 where none is left to make.
         quality: (U, 4) of the word on images that did not choose it, columns as in QUALITY; NaN where unknown.

@@ -28,6 +28,7 @@ class Units:
         quality: (R, 4) of the word on images that did not choose it, columns as in QUALITY; NaN where unknown.
         resampled_concept: (R, B) int32, the best concept in every resample of the images, the same resamples for all
             rows; -1 where the unit is not alive.
+        resampled_score: (R, B) its score there, as in LayerLabels; NaN where the unit is not alive.
         resampled_interpretable: (R, B) bool.
         top_concept: (R, 10) int32, best first; -1 where there is none.
         top_score: (R, 10).
@@ -47,6 +48,7 @@ class Units:
     p_value: FloatArray
     quality: FloatArray
     resampled_concept: IntArray
+    resampled_score: FloatArray
     resampled_interpretable: BoolArray
     top_concept: IntArray
     top_score: FloatArray

@@ -48,44 +48,53 @@ class Retention(NamedTuple):
     flicker: Numbers
 
 
-def retention(history: History, reference: int, score: FloatArray, lexicon: Lexicon) -> Retention:
+def retention(
+    history: History, reference: int, score: FloatArray, resampled_score: FloatArray, lexicon: Lexicon
+) -> Retention:
     """Return R(x) for the x of PERCENTS: of the x % most interpretable units the share that kept what they were.
 
     The units are the interpretable ones of the reference checkpoint, highest scores first, equal ones by number; x % of
     them are rounded up. What is kept is the label: it need not be interpretable later. A unit that is not alive at a
-    later checkpoint has not kept it. Of a category, the units count whose word has one. In a resample of the images it
-    is the words of all checkpoints that differ; which units are followed, and their order, stay as they are.
+    later checkpoint has not kept it. Of a category, the units count whose word has one. A resample of the images has
+    words, interpretable units and an order of its own.
 
     Args:
         history: K checkpoints of U units.
         reference: index of the checkpoint to start from; later ones are those after it.
         score: (U,) at the reference checkpoint.
+        resampled_score: (U, B) there, in every resample.
         lexicon: how words are compared.
     """
-    units = np.flatnonzero(history.interpretable[reference])
+    units, taken = _clearest(history.interpretable[reference], score)
+    share = _shares(kept(history.concept[reference:, units], lexicon), taken)
+    resampled = np.full((*share.shape, history.resamples), np.nan)
+    for b, one in enumerate(history.in_resamples()):
+        again = _clearest(one.interpretable[reference], resampled_score[:, b])
+        resampled[..., b] = _shares(kept(one.concept[reference:, again[0]], lexicon), again[1])
+    confidence = label_confidence(history.concept[reference, units], history.resampled_concept[reference, units])
+    return Retention(taken, Measured(share, half_width(resampled)), _shares(confidence[None], taken)[0])
+
+
+def _clearest(interpretable: BoolArray, score: FloatArray) -> tuple[IntArray, LongArray]:
+    """Return the interpretable units of (U,), clearest first, and how many of them each of PERCENTS takes, (X,)."""
+    units = np.flatnonzero(interpretable).astype(np.int32)
     units = units[np.argsort(-score[units], kind="stable")]
-    taken = np.array([-(-percent * len(units) // 100) for percent in PERCENTS], dtype=np.int64)
-    then, later = history.concept[reference, units], history.concept[reference + 1 :, units]
-    share = _shares(kept(then[:, None], later[..., None], lexicon), taken)[..., 0]
-    then_resampled = history.resampled_concept[reference, units]
-    resampled = _shares(kept(then_resampled, history.resampled_concept[reference + 1 :, units], lexicon), taken)
-    flicker = _shares(label_confidence(then, then_resampled)[None, :, None], taken)[0, :, 0]
-    return Retention(taken, Measured(share, half_width(resampled)), flicker)
+    return units, np.array([-(-percent * len(units) // 100) for percent in PERCENTS], dtype=np.int64)
 
 
-def kept(then: IntArray, later: IntArray, lexicon: Lexicon) -> Numbers:
-    """Tell what N units kept, of each kind, in each of B cases.
+def kept(concept: IntArray, lexicon: Lexicon) -> Numbers:
+    """Tell what N units kept, of each kind.
 
     Args:
-        then: (N, B) int32, the word; -1 where there is none.
-        later: (J, N, B) int32, the words at J later checkpoints by step.
+        concept: (1 + J, N) int32, the words at a checkpoint and at J later ones by step; -1 where there is none.
         lexicon: how words are compared.
 
     Returns:
-        (4, N, B) 1 where kept, 0 where not; NaN where J = 0, and of a category where the word has none.
+        (4, N) 1 where kept, 0 where not; NaN where J = 0, and of a category where the word has none.
     """
+    then, later = concept[0], concept[1:]
     if not len(later):
-        return np.full((len(KINDS), *then.shape), np.nan)
+        return np.full((len(KINDS), len(then)), np.nan)
     last = later[-1]
     strict, final = ((words == then).all(axis=0) & (then >= 0) for words in (later, later[-1:]))
     group = lexicon.category[then]
@@ -97,11 +106,11 @@ def kept(then: IntArray, later: IntArray, lexicon: Lexicon) -> Numbers:
 
 
 def _shares(values: Numbers, taken: LongArray) -> Numbers:
-    """Average the first units of (N, B) in a list (G, N, B), so many as taken (X,): (G, X, B); NaN of nothing."""
+    """Average the first units of (G, N) in a list, so many as taken (X,): (G, X); NaN of nothing."""
     known: BoolArray = np.isfinite(values)
     sums, counts = (np.cumsum(part, axis=1, dtype=np.float64) for part in (np.where(known, values, 0.0), known))
     if not values.shape[1]:
-        return np.full((len(values), len(taken), values.shape[2]), np.nan)
+        return np.full((len(values), len(taken)), np.nan)
     sums, counts = sums[:, taken - 1], counts[:, taken - 1]
     found: Numbers = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
     return found

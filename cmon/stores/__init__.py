@@ -47,7 +47,8 @@ similarity, a file per detector and checkpoint: similarity/<detector>/<run>/<che
     /layers/<layer>/p_value         (U,)   of the best score against those on P permutations of the images; else NaN
     /layers/<layer>/interpretable   (U,)   bool, alive with a best score that passes tau
     /layers/<layer>/resampled_concept, resampled_score (U, B, T) int32 and float32, as top_concept and top_score, in
-                                    every resample of the images; B = 0 where resampling is left to embed
+                                    every resample of the images; each unit's scores are shifted so that the best are
+                                    on average its top_score; B = 0 where resampling is left to embed
     /layers/<layer>/resampled_interpretable (U, B) bool
     /layers/<layer>/ranking         (U, N) int32, the most activating images; N > 0 where resampling is left to embed
     /layers/<layer>/quality         (U, 4) F1, IoU, AUPRC, correlation of the word on images that did not choose it
@@ -58,7 +59,7 @@ embedding, a file per detector: embedding/<detector>.h5
     /checkpoints/run (K,) int32, /checkpoints/name, /checkpoints/step (K,) int64
     /units/run, checkpoint, layer, unit, concept      (R,) int32; concept is -1 for units not alive
     /units/score, /units/p_value (R,), /units/interpretable (R,) bool, /units/state (R,) int8, /units/quality (R, 4)
-    /units/resampled_concept (R, B) int32, /units/resampled_interpretable (R, B) bool
+    /units/resampled_concept (R, B) int32, /units/resampled_score (R, B), /units/resampled_interpretable (R, B) bool
     /units/top_concept, top_score, top_images         (R, T), (R, T), (R, M) as in similarity
     /units/u                        (R, D) the unified embedding (Concept-Monitor, equation 1); NaN for units not alive
     /concepts/features              (C, D) unit norm
