@@ -8,11 +8,12 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, ValidationError, model_validator
 
 from cmon.config.detectors import ClipDissect, Detector, NetworkDissection, OtherDetector, false_discovery_rate
+from cmon.config.encoders import ClipPreprocess, Features, OpenClip
 from cmon.config.section import Name, Section
 from cmon.errors import ConfigError, listing, one_line
 from cmon.fingerprint import canonical_json
 from cmon.mistakes import PROMPT_PATTERN, as_config_error
-from cmon.paths import FilePath, Source, Weights
+from cmon.paths import FilePath, Source
 
 __all__ = [
     "FIGURES",
@@ -72,40 +73,6 @@ class Concepts(Section):
 
     file: FilePath | None = Field(None, description=".csv with columns concept and category, or .txt, a word a line")
     prompt: str = Field("{}", pattern=PROMPT_PATTERN, description="what the text encoder reads, {} being the word")
-
-
-class ClipPreprocess(Section):
-    """What to change of open_clip's own preprocessing; what is left out stays the model's."""
-
-    mean: list[float] | None = Field(None, min_length=3, max_length=3)
-    std: list[float] | None = Field(None, min_length=3, max_length=3)
-    interpolation: Literal["bilinear", "bicubic"] | None = None
-    resize_mode: Literal["shortest", "longest", "squash"] | None = None
-
-    def stated(self) -> dict[str, Any]:
-        """Dump what is stated."""
-        return self.model_dump(mode="json", exclude_none=True)
-
-
-class OpenClip(Section):
-    """An image-text model of open_clip."""
-
-    kind: Literal["open_clip"]
-    model: Source = Field(description="a name that open_clip knows, or local-dir:FOLDER with open_clip_config.json")
-    pretrained: Weights | None = Field(None, description="a tag, or a local file of weights")
-    preprocess: ClipPreprocess = ClipPreprocess()
-    download: bool = Field(False, description="may a tag's weights be fetched from the internet")
-    batch_size: int = Field(128, ge=1, description="images at a time; does not change results")
-
-
-class Features(Section):
-    """Image and concept features that were computed elsewhere, matched by name."""
-
-    kind: Literal["features"]
-    image_features: FilePath = Field(description=".npy, (images, dimensions)")
-    images: FilePath = Field(description="the image of each row, as its path below the probe")
-    concept_features: FilePath = Field(description=".npy, (concepts, dimensions)")
-    concepts: FilePath = Field(description="the word of each row")
 
 
 class Preprocess(Section):
@@ -177,7 +144,8 @@ class Statistics(Section):
         None,
         ge=1,
         le=10_000,
-        description='of the images, for tau = "fdr:q"; without it 100, of masks 20, for rank_reorder 10',
+        description='of the images, for tau = "fdr:q"; without it 100, of masks 20, for rank_reorder 10; one unit '
+        "alone can only pass where q times this is at least 1",
     )
     resamples: int | None = Field(
         None,
