@@ -1,7 +1,7 @@
 """Stage 2: give every unit its concepts, by arithmetic on what stage 1 has stored."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from cmon.config import Detector as DetectorTable
 from cmon.detectors import detector_from
@@ -14,19 +14,23 @@ from cmon.recipes import Plan, Unit, has_study_prior
 from cmon.records import (
     CheckpointCounts,
     CheckpointLabels,
+    Concepts,
     Evidence,
     LayerActivations,
     LayerLabels,
     LongArray,
     Presence,
 )
-from cmon.statistics import Test, draw, is_low_prior
+from cmon.statistics import Draws, Test, draw, is_low_prior
 from cmon.stores import read_activations, read_counts, read_evidence, write_labels
 from cmon.work import Options, Outcome, Progress, Stopwatch, provenance
 from cmon.workspace import Target, shown
 
 # A concept on fewer images than this, and the share of a run's words from which that is worth a warning.
 RARE_IMAGES, RARE_SHARE = 10, 0.1
+
+# What a run's network sees of the probe's labels, by the run's name and the concepts that are asked for.
+Presences: TypeAlias = dict[tuple[str, Concepts], Presence]
 
 
 def dissect_checkpoints(plan: Plan, options: Options, progress: Progress) -> Outcome:
@@ -42,13 +46,14 @@ def dissect_checkpoints(plan: Plan, options: Options, progress: Progress) -> Out
     units = plan.select(options.runs, options.checkpoints)
     plan.evidence.require("activations", plan.workspace.root)
     evidence: Evidence | None = None
+    presences: Presences = {}
     for table in plan.study.detector:
         todo = [pair for unit in units if (pair := _stale(plan, table, unit, options, progress, outcome))]
         if not todo or options.dry_run:
             continue
         evidence = evidence or read_evidence(plan.evidence.path)
         try:
-            _label_all(plan, table, todo, evidence, progress, outcome)
+            _label_all(plan, table, todo, evidence, presences, progress, outcome)
         except StoreError as error:  # a full or read-only disk: the next file would fare no better
             outcome.failed.append((table.name, error))
             break
@@ -60,12 +65,13 @@ def _label_all(
     table: DetectorTable,
     todo: list[tuple[Unit, Target]],
     evidence: Evidence,
+    presences: Presences,
     progress: Progress,
     outcome: Outcome,
 ) -> None:
     """Label checkpoints under one detector; one whose activations are damaged or do not do is noted as failed."""
     labelled: dict[str, list[LayerLabels]] = {}
-    label = Labeller(plan, table, evidence)
+    label = Labeller(plan, table, evidence, presences)
     progress.begin(f"dissect {table.name}", len(todo))
     for unit, target in todo:
         watch = Stopwatch()
@@ -123,7 +129,8 @@ class Labeller:
     plan: Plan
     table: DetectorTable
     evidence: Evidence
-    presences: dict[str, Presence] = field(default_factory=dict)
+    presences: Presences
+    draws: dict[int, Draws] = field(default_factory=dict)
 
     def __call__(self, unit: Unit) -> CheckpointLabels:
         """Label one checkpoint.
@@ -153,10 +160,12 @@ class Labeller:
         self, detector: Any, layer: LayerActivations, used: Evidence | CheckpointCounts, unit: Unit
     ) -> LayerLabels:
         testing, evidence = self.plan.testing(self.table), used.of_layer(layer.name)
+        images = len(layer.values)
         if has_study_prior(self.table):  # it is known at the join only
-            none = draw(len(layer.values), 0, 0, 0)
-            return ranked(detector, label_layer(detector, layer, evidence, Test(), none), layer)
-        draws = testing.draw(len(layer.values))
+            return ranked(detector, label_layer(detector, layer, evidence, Test(), draw(images, 0, 0, 0)), layer)
+        if images not in self.draws:
+            self.draws[images] = testing.draw(images)
+        draws = self.draws[images]
         labels = label_layer(detector, layer, evidence, testing.test, draws)
         if self.plan.study.statistics.quality:
             labels = with_quality(detector, labels, layer, evidence, self._presence(used, unit), draws)
@@ -169,12 +178,13 @@ class Labeller:
         return self._presence(used, unit).images if self.plan.study.statistics.quality else None
 
     def _presence(self, used: Evidence | CheckpointCounts, unit: Unit) -> Presence:
-        """Read what the run's network sees of the probe's labels, once."""
+        """Read what the run's network sees of the probe's labels, once for all detectors of the same concepts."""
         run, probe = unit.run, self.plan.study.probe
-        if run.name not in self.presences:
+        key = (run.name, used.concepts)
+        if key not in self.presences:
             labels = self.plan.labels if probe.kind == "broden" else None
-            self.presences[run.name] = read_presence(probe, labels, used.image_ids, used.concepts, run.preprocess)
-        return self.presences[run.name]
+            self.presences[key] = read_presence(probe, labels, used.image_ids, used.concepts, run.preprocess)
+        return self.presences[key]
 
 
 def _with_rare_words(layer: LayerLabels, counts: CheckpointCounts) -> LayerLabels:

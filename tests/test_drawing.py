@@ -7,7 +7,7 @@ from cases import PRIORS, every_similarity, evidence_with, fitting, label, rando
 from cmon.detectors.clip_dissect import SIMILARITIES, CosSimilarity, RankReorder
 from cmon.detectors.drawing import best_of_each, half_words, null_scores, resampled_labels
 from cmon.errors import DetectorError
-from cmon.records import Scores
+from cmon.records import Concepts, MaskEvidence, Scores
 from cmon.statistics import best_concepts, draw
 
 # Of different images that tie they take one at random, and another one where images are repeated.
@@ -188,3 +188,21 @@ def test_what_is_drawn_is_the_same_for_another_layer():
     found = [label(CosSimilarity(), layer, evidence, rate=0.05, draws=draws) for layer in (activations, activations)]
     np.testing.assert_array_equal(found[0].resampled_score, found[1].resampled_score)
     np.testing.assert_array_equal(found[0].p_value, found[1].p_value)
+
+
+class OfCounts:
+    """Another package's detector that uses counts, and can only score."""
+
+    score_unit, uses = "pixels", "counts"
+
+    def __call__(self, activations, evidence):
+        return Scores(evidence.intersection.astype(np.float32), None, {})
+
+
+@pytest.mark.parametrize("function", [null_scores, resampled_labels, half_words])
+def test_a_detector_of_counts_that_only_scores_is_told_that_counts_cannot_be_drawn_anew(function):
+    counts = MaskEvidence(
+        Concepts(("a",), ("",)), np.ones((2, 1), int), np.ones((2, 1), int), *[np.ones(2, int)] * 2, {}, {}
+    )
+    with pytest.raises(DetectorError, match="cannot be permuted or resampled"):
+        function(OfCounts(), np.ones((4, 2), np.float32), counts, draw(4, 2, 2, 0))

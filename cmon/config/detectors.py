@@ -37,7 +37,7 @@ TAU = (
 
 
 class ClipDissect(Section):
-    """CLIP-Dissect (Oikarinen and Weng, ICLR 2023), with the papers' values as defaults."""
+    """CLIP-Dissect (Oikarinen and Weng, ICLR 2023); parameters of its own similarities have the paper's values."""
 
     kind: Literal["clip_dissect"]
     name: Name = Field("clip_dissect", description="its files lie under this name")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cmon.errors import DetectorError
 from cmon.records import TOP_CONCEPTS, FloatArray, IntArray
 from cmon.statistics import Draws, best_concepts
 
@@ -27,6 +28,7 @@ def null_scores(detector: Any, activations: FloatArray, evidence: Any, draws: Dr
     if hasattr(detector, "null_scores"):
         own: FloatArray = detector.null_scores(activations, evidence, draws)
         return own
+    _hold_by_image(detector, evidence)
     null = np.empty((activations.shape[1], len(draws.orders)), dtype=np.float32)
     for p, order in enumerate(draws.orders):
         null[:, p] = detector(activations[order], evidence).values.max(axis=1)
@@ -47,10 +49,21 @@ def resampled_labels(
     return best_of_each(_rescored(detector, activations, evidence, draws), shape)
 
 
+def _hold_by_image(detector: Any, evidence: Any) -> None:
+    """Raise where evidence is summed over images, so that scoring anew would give the same or nothing."""
+    if not hasattr(evidence, "of_images"):
+        what = (
+            "cannot be permuted or resampled: it uses counts, and has no null_scores, resampled_labels and half_words"
+        )
+        hint = "set tau to a number and statistics.resamples to 0, or give the detector these methods"
+        raise DetectorError(type(detector).__name__, what, hint)
+
+
 def _rescored(detector: Any, activations: FloatArray, evidence: Any, draws: Draws) -> Iterator[FloatArray]:
     if hasattr(detector, "resampled_scores"):
         yield from detector.resampled_scores(activations, evidence, draws)
         return
+    _hold_by_image(detector, evidence)
     for counts in draws.resamples:
         rows = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
         yield detector(activations[rows], evidence.of_images(rows)).values
@@ -70,6 +83,7 @@ def half_words(detector: Any, activations: FloatArray, evidence: Any, draws: Dra
     if hasattr(detector, "half_words"):
         own: IntArray = detector.half_words(activations, evidence, draws)
         return own
+    _hold_by_image(detector, evidence)
     halves = [np.flatnonzero(half).astype(np.int32) for half in (draws.half, ~draws.half)]
     scored = [detector(activations[rows], evidence.of_images(rows)).values for rows in halves]
     return np.stack([values.argmax(axis=1) for values in scored], axis=1).astype(np.int32)
