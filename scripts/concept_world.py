@@ -6,7 +6,8 @@ of middle brightness, so the object's pixels can be told from the scene's by the
 
     python scripts/concept_world.py OUT --images 3000 --seed 1
 
-writes a world as a folder in the layout of Network Dissection's Broden.
+writes a world as a folder in the layout of Network Dissection's Broden; with `--classes texture` it writes
+OUT/<texture>/<number>.png instead, a folder of images for each word of one category.
 """
 
 import argparse
@@ -516,6 +517,14 @@ def write_broden(world: World, folder: Path) -> None:
     _write_csv(folder / "attributes.csv", ["image", *CONCEPTS], truth)
 
 
+def write_classes(world: World, folder: Path, category: str) -> None:
+    """Write a world's images as a folder for each word of one category, made here."""
+    for word in CONCEPTS[category]:
+        (folder / word).mkdir(parents=True)
+    for row, label in enumerate(world.labels[category]):
+        _save_png(folder / CONCEPTS[category][label] / f"{row:06d}.png", world.images[row])
+
+
 def _write_label_tables(folder: Path, world: World, area: np.ndarray, number: dict[str, int]) -> None:
     """Write label.csv, category.csv and c_<category>.csv; `area` (n,) is the object's share of each mask."""
     label_rows: list[list[object]] = []
@@ -552,18 +561,25 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="the folder to make")
     parser.add_argument("--images", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--classes", choices=CONCEPTS, help="a folder for each word of this category, and no Broden")
     arguments = parser.parse_args()
     out: Path = arguments.out
+    category: str | None = arguments.classes
+    # The folder appears by a rename when all is written, so one that holds these is complete.
+    complete = [out / word for word in CONCEPTS[category]] if category else [out / "index.csv"]
     if out.exists():
-        # The folder appears by a rename when all is written, so what is here with an index is complete.
-        if (out / "index.csv").is_file():
+        if all(path.exists() for path in complete):
             print(f"{out}: already there, nothing to do")
             return
         sys.exit(f"error: {out}: exists and is not a world\nhint: give another folder, or remove this one")
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
     try:
-        write_broden(render(arguments.images, arguments.seed), unfinished)
+        world = render(arguments.images, arguments.seed)
+        if category:
+            write_classes(world, unfinished, category)
+        else:
+            write_broden(world, unfinished)
         unfinished.rename(out)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
