@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := build/demo
+export CMON_DATA
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo demo-check statistics-check which-score test check bench clean
+.PHONY: help install demo small demo-check statistics-check which-score test check bench clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 19
@@ -24,6 +25,12 @@ demo: install  ## a small training watched from the first epoch to the last; end
 	$(BIN)/python scripts/concept_world.py $(DEMO)/world --images 3000 --seed 1
 	$(BIN)/python scripts/train_demo_classifier.py $(DEMO)/classifier
 	$(BIN)/cmon run sample_configs/demo.toml
+
+small: install  ## the paper's four case studies, small, with a table of its claims; CMON_DATA says where the data are
+	@test -f "$(CMON_DATA)/cifar10_train20k.zip" || { echo 'error: CMON_DATA: no cifar10_train20k.zip there' >&2; \
+	  echo 'hint: make small CMON_DATA=/path/to/data; README says what belongs there' >&2; exit 2; }
+	$(MAKE) -j2 -f sample_configs/small/Makefile PYTHON=$(BIN)/python CMON=$(BIN)/cmon
+	$(BIN)/python scripts/check_claims.py
 
 demo-check: install  ## how often the demo's words are right, where the truth is known
 	$(BIN)/python scripts/check_demo.py

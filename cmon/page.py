@@ -27,15 +27,15 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """One detector's figures of one run, or those that compare two.
+    """One detector's figures of one run, of several, or those that compare two detectors.
 
     Args:
         detector: its name, or both.
-        run: its name.
+        run: its name, or the runs'.
         caption: the settings in one line.
         warning: what a reader should know before believing the scores; "" where nothing.
         pictures: the figures.
-        layers: rows of the layer table at the first and the last step; none where two detectors are compared.
+        layers: rows of the layer table at the first and the last step; none where runs or detectors are compared.
         notes: what is notable about the list of concepts.
         folder: where units.csv, layers.csv and concepts.csv lie, relative to the page.
     """

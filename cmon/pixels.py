@@ -9,7 +9,7 @@ import json
 import os
 import uuid
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -21,7 +21,7 @@ import numpy as np
 from cmon.errors import ProbeError, StoreError, one_line
 from cmon.fingerprint import Recipe, fingerprint
 from cmon.h5 import write_whole
-from cmon.records import Pixels
+from cmon.records import IntArray, Pixels
 
 BLOCK = 256
 DECODERS = min(8, os.cpu_count() or 1)
@@ -53,13 +53,31 @@ class PixelCache:
 
     def blocks(self) -> Iterator[Pixels]:
         """Yield (n, h, w, 3) blocks in order; a flipped byte is a StoreError."""
+        return self._read(range(len(self.index.checksums)))
+
+    def take(self, images: IntArray) -> Pixels:
+        """Return (n, h, w, 3) images by their numbers, in the order asked; a flipped byte is a StoreError.
+
+        Blocks are read whole, since checksums are of blocks: no more is held than one of them, and what is asked for.
+        """
+        taken = np.empty((len(images), *self.index.shape[1:]), dtype=np.uint8)
+        block_of, places = np.divmod(images, BLOCK)
+        numbers = np.unique(block_of).tolist()
+        for number, block in zip(numbers, self._read(numbers), strict=True):
+            asked = block_of == number
+            taken[asked] = block[places[asked]]
+        return taken
+
+    def _read(self, numbers: Sequence[int]) -> Iterator[Pixels]:
         images, *image_shape = self.index.shape
+        image_bytes = int(np.prod(image_shape))
         try:
             with self.path.open("rb") as file:
-                for number, checksum in enumerate(self.index.checksums):
+                for number in numbers:
                     count = min(BLOCK, images - number * BLOCK)
-                    data = bytearray(count * int(np.prod(image_shape)))
-                    if file.readinto(data) != len(data) or zlib.crc32(data) != checksum:
+                    data = bytearray(count * image_bytes)
+                    file.seek(number * BLOCK * image_bytes)
+                    if file.readinto(data) != len(data) or zlib.crc32(data) != self.index.checksums[number]:
                         raise StoreError(self.path, "is damaged: a checksum does not match", "delete it and run again")
                     yield np.frombuffer(data, dtype=np.uint8).reshape(count, *image_shape)
         except OSError as error:

@@ -5,62 +5,38 @@ says so at once.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
-from cmon.checkpoints import Unit, Untrained, baseline_units, checkpoint_units
+from cmon.checkpoints import Unit, baseline_units, checkpoint_units, select_units
 from cmon.concepts import read_concepts
-from cmon.config import Detector, Features, Preprocess, Study, false_discovery_rate
+from cmon.config import Detector, Features, Preprocess, Run, Study
 from cmon.detectors import detector_from
 from cmon.encoders import encoder_recipe, feature_concepts
-from cmon.errors import CheckpointError, ConfigError, listing, nearest
+from cmon.errors import ConfigError, ProbeError
 from cmon.fingerprint import HashMemory, Recipe, fingerprint
+from cmon.metrics import metrics_fingerprints
 from cmon.models import model_recipe
 from cmon.probes import Labels, Probe, broden_concepts, open_labels, open_probe
 from cmon.records import Concepts
-from cmon.statistics import Draws, Test, draw
+from cmon.testing import Testing, has_study_prior, testing_of
 from cmon.workspace import Target, Workspace
 
 __all__ = ["ALGORITHM", "Plan", "Testing", "Unit", "has_study_prior", "plan_study"]
 
 # Raised by hand when equal parameters give other numbers than before.
-ALGORITHM = {"pixels": 1, "activations": 1, "counts": 2, "evidence": 1, "similarity": 2, "embedding": 3, "report": 3}
-
-
-@dataclass(frozen=True)
-class Testing:
-    """How best scores are tested.
-
-    Args:
-        tau: as in the config.
-        permutations: of the images.
-        resamples: of the images.
-        seed: of both.
-    """
-
-    tau: float | str
-    permutations: int
-    resamples: int
-    seed: int
-
-    def recipe(self) -> Recipe:
-        """Return the parameters; the seed only where something is drawn."""
-        return {name: value for name, value in asdict(self).items() if name != "seed" or self.drawn}
-
-    @property
-    def drawn(self) -> bool:
-        """Tell whether anything is drawn at random."""
-        return self.permutations + self.resamples > 0
-
-    @property
-    def test(self) -> Test:
-        """Return the test."""
-        rate = false_discovery_rate(self.tau)
-        return Test(None if rate or self.tau == "none" else float(self.tau), rate)
-
-    def draw(self, images: int) -> Draws:
-        """Draw for so many images."""
-        return draw(images, self.permutations, self.resamples, self.seed)
+ALGORITHM = {
+    "pixels": 1,
+    "batchnorm": 1,
+    "activations": 2,
+    "counts": 2,
+    "evidence": 1,
+    "similarity": 2,
+    "embedding": 4,
+    "matches": 1,
+    "report": 4,
+}
 
 
 @dataclass(frozen=True)
@@ -125,11 +101,31 @@ class Plan:
         """The sha256 over the tables and masks."""
         return self.labels.fingerprint(self.memory)
 
-    def pixels(self, preprocess: Preprocess) -> Recipe:
-        """Return the recipe of the probe's decoded images."""
+    @cached_property
+    def _calibrations(self) -> dict[Path, tuple[Probe, str]]:
+        return {}  # those asked for so far: what one run names may be missing, and another run's be there
+
+    def calibration(self, run: Run) -> tuple[Probe, str]:
+        """Return the images that a run's batch normalisation is recalibrated on, and their fingerprint."""
+        path = run.batchnorm_images
+        if path is None:
+            return self.probe, self.probe_fingerprint
+        if path not in self._calibrations:
+            where = f"run {run.name}: batchnorm_images"
+            if self.study.workspace.resolve().is_relative_to(path.resolve()):
+                raise ConfigError(where, f"the workspace lies in {path}", "name a folder of images alone")
+            try:
+                probe = open_probe(self.study.probe.model_copy(update={"kind": "images", "path": path}))
+                self._calibrations[path] = probe, probe.fingerprint(self.memory)
+            except ProbeError as error:
+                raise ProbeError(f"{where}: {error.where}", error.what, "name a folder or zip of images") from error
+        return self._calibrations[path]
+
+    def pixels(self, preprocess: Preprocess, images: str | None = None) -> Recipe:
+        """Return the recipe of the probe's decoded images, or of others by their fingerprint."""
         return {
             "algorithm": ALGORITHM["pixels"],
-            "probe": self.probe_fingerprint,
+            "probe": images or self.probe_fingerprint,
             "on_error": self.study.probe.on_error,
             "geometry": preprocess.geometry(),
         }
@@ -162,8 +158,12 @@ class Plan:
     def _forward(self, unit: Unit) -> Recipe:
         """Return what decides the outputs of a network's layers."""
         run = unit.run
+        batchnorm = {}
+        if run.batchnorm == "recalibrate":  # where it is not, recipes have no such key, and are as they were before it
+            batchnorm = {"batchnorm": {"recalibrate": self.calibration(run)[1], "algorithm": ALGORITHM["batchnorm"]}}
         return {
-            **self._weights(unit),
+            **unit.weights(self.memory),
+            **batchnorm,
             "probe": self.probe_fingerprint,
             "on_error": self.study.probe.on_error,
             "model": model_recipe(run.model, run.model_args),
@@ -171,16 +171,6 @@ class Plan:
             "preprocess": run.preprocess.recipe(),
             "precision": self.study.activations.precision,
         }
-
-    def _weights(self, unit: Unit) -> Recipe:
-        """Return what decides a network's weights, beside its model."""
-        if isinstance(unit.checkpoint, Untrained):
-            return {"checkpoint": f"random-init {unit.checkpoint.seed}"}
-        try:
-            sha256 = self.memory.sha256(unit.checkpoint.path)
-        except OSError as error:
-            raise CheckpointError(unit.where, error.strerror or "cannot be read", "mend or leave it out") from error
-        return {"checkpoint": sha256, "state_dict_key": unit.run.state_dict_key}
 
     @cached_property
     def evidence(self) -> Target:
@@ -220,12 +210,7 @@ class Plan:
 
     def testing(self, detector: Detector) -> Testing:
         """Say how a detector's best scores are tested, and how often images are permuted and resampled for it."""
-        made, chosen = detector_from(detector), self.study.statistics
-        rate = false_discovery_rate(detector.tau)
-        often: tuple[int, int] = (getattr(made, "permutations", 100), getattr(made, "resamples", 100))
-        permutations = (chosen.permutations or often[0]) if rate else 0
-        resamples = often[1] if chosen.resamples is None else chosen.resamples
-        return Testing(detector.tau, permutations, resamples, chosen.seed)
+        return testing_of(detector, self.study.statistics)
 
     def embedding(self, detector: Detector) -> Target:
         """Return one detector's joint file."""
@@ -238,9 +223,30 @@ class Plan:
             "steps": {run.name: run.steps for run in self.study.run},
             # A table of its own: the projection has a seed too.
             **({"testing": self.testing(detector).recipe()} if has_study_prior(detector) else {}),
+            **self._layer_names,
             **self.study.embed.recipe(),
         }
         return Target(self.workspace.embedding(detector.name), "embedding", recipe)
+
+    @property
+    def _layer_names(self) -> Recipe:
+        renamed = {run.name: run.layer_names for run in self.study.run if run.layer_names}
+        return {"layer_names": renamed} if renamed else {}
+
+    @property
+    def matches(self) -> Target:
+        """Return the pairs of units that figures compare between runs, where the study has any."""
+        compared = [self.study.run[index].name for pair in self.study.pairs_of_runs for index in pair]
+        recipe = {
+            "algorithm": ALGORITHM["matches"],
+            "activations": {u.name: self.activations(u).fingerprint for u in self.units if u.run.name in compared},
+            "runs": [run.name for run in self.study.run],
+            "steps": {run.name: run.steps for run in self.study.run},
+            "pairs": [[*pair, self.study.same_start(*pair)] for pair in self.study.pairs_of_runs],
+            "seed": self.study.statistics.seed,
+            **self._layer_names,
+        }
+        return Target(self.workspace.matches, "matches", recipe)
 
     @cached_property
     def report(self) -> Recipe:
@@ -248,33 +254,22 @@ class Plan:
         return {
             "algorithm": ALGORITHM["report"],
             "embedding": {d.name: fingerprint(self.embedding(d).recipe) for d in self.study.detector},
+            **({"matches": self.matches.fingerprint} if self.study.pairs_of_runs else {}),
+            "metrics": metrics_fingerprints(self.study.run, self.memory),
             **self.study.report.recipe(),
         }
 
     def select(self, runs: Sequence[str], checkpoints: Sequence[str]) -> tuple[Unit, ...]:
-        """Return the units of the named runs and checkpoints, all where none are named; baselines after each run's.
-
-        Raises:
-            ConfigError: for a name that the study does not have.
-        """
-        _check_known("--run", runs, [run.name for run in self.study.run])
-        # Another run may have no checkpoints yet.
-        chosen = [run for run in self.study.run if not runs or run.name in runs]
-        units = [unit for run in chosen for unit in (*checkpoint_units(run), *baseline_units(run))]
-        _check_known("--checkpoint", checkpoints, [unit.checkpoint.name for unit in units])
-        return tuple(unit for unit in units if not checkpoints or unit.checkpoint.name in checkpoints)
-
-
-def has_study_prior(detector: Detector) -> bool:
-    """Tell whether a detector's prior is taken over the whole study."""
-    return getattr(detector, "prior", "layer") == "study"
+        """Return the units of the named runs and checkpoints, all where none are named; see `select_units`."""
+        return select_units(self.study.run, runs, checkpoints)
 
 
 def plan_study(study: Study) -> Plan:
     """Return the plan of a config.
 
     Raises:
-        ConfigError: for what would only show after hours of work: a detector's parameters, a workspace in the probe.
+        ConfigError: for what would only show after hours of work: a detector's parameters, a workspace in the
+            probe, metrics that are not there.
         ProbeError: for tables of labels that contradict themselves, for the same reason.
     """
     for detector in study.detector:
@@ -287,13 +282,7 @@ def plan_study(study: Study) -> Plan:
         raise ConfigError("workspace", what, "set a folder outside of probe.path")
     workspace = Workspace(study.workspace)
     plan = Plan(study, workspace, workspace.memory())
+    metrics_fingerprints(study.run, plan.memory)
     if "counts" in plan.uses:
         assert plan.labels.rows, "tables without rows are an error of their own"
     return plan
-
-
-def _check_known(option: str, names: Sequence[str], known: Sequence[str]) -> None:
-    for name in names:
-        if name not in known:
-            close = nearest(name, known, 3) or known
-            raise ConfigError(option, f"no {name} in this study", f"there is {listing(close)}")

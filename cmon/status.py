@@ -40,6 +40,8 @@ def file_states(plan: Plan) -> Iterator[FileState]:
             yield _file(plan, path, partial(plan.similarity, table, unit))
     for table in tables:
         yield _file(plan, places.embedding(table.name), partial(plan.embedding, table))
+    if plan.study.pairs_of_runs:
+        yield _file(plan, places.matches, lambda: plan.matches)
     yield _file(plan, places.report / "index.html", partial(report_state, plan))
 
 

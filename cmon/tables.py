@@ -46,8 +46,9 @@ def units_table(study: Study) -> Table:
 def layers_table(study: Study) -> Table:
     """Return one row per run, checkpoint and layer: its counts, its diversity, its distances, its changes.
 
-    An `_error` is half the width of a 95 % interval over resamples of the images, NaN without them. The indices are
-    those of `cmon.statistics.trends.indices`.
+    `sparsity` is the share of zeros among all weights of the checkpoint's network. An `_error` is half the width of a
+    95 % interval over resamples of the images, NaN without them. The indices are those of
+    `cmon.statistics.trends.indices`.
     """
     runs = [name.run for name in study.checkpoints]
     found = {(run, layer): indices(study, run, layer) for run in set(runs) for layer in range(len(study.layers))}
@@ -74,6 +75,7 @@ def layers_table(study: Study) -> Table:
                     row[f"{name}_error"] = float(error[at])
             row["median_score"] = float(np.median(score)) if len(score) else np.nan
             row["prior_perplexity"] = float(study.prior_perplexity[k, index])
+            row["sparsity"] = checkpoint.sparsity
             rows.append(row)
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 

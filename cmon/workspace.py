@@ -100,6 +100,11 @@ class Workspace:
         return self.root / "embedding" / f"{detector}.h5"
 
     @property
+    def matches(self) -> Path:
+        """Return the place of the pairs of units that are compared between runs."""
+        return self.root / "matches.h5"
+
+    @property
     def report(self) -> Path:
         """Return the folder of figures and tables."""
         return self.root / "report"

@@ -15,7 +15,7 @@ from matplotlib.text import Text
 from cmon import config
 from cmon.figures import FIGURES, columns, indicators, intervals, plane, retention, style, timeline, trajectories
 from cmon.figures.categories import Groups, positions
-from cmon.records import STATES, Anchors, Baseline, CheckpointName, Concepts, Study, Units, View
+from cmon.records import STATES, Anchors, Baseline, CheckpointName, Concepts, Match, Study, Units, View
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -147,9 +147,54 @@ def a_view(study: Study, **changes: Any) -> View:
     return replace(view, **changes)
 
 
+def with_two_runs(study: Study) -> Study:
+    """Add to a study of one run another one of the same units with other words, and prune all runs step by step."""
+    if len(study.runs) == 1:
+        units, number = study.units, len(study.concepts.names)
+        again = {
+            "run": units.run + 1,
+            "checkpoint": units.checkpoint + len(study.checkpoints),
+            "concept": np.where(units.alive, (units.concept + 1) % number, -1).astype(np.int32),
+            "resampled_concept": np.where(units.alive[:, None], (units.resampled_concept[:, ::-1] + 1) % number, -1),
+        }
+        both = {name: np.concatenate([column, again.get(name, column)]) for name, column in vars(units).items()}
+        checkpoints = (*study.checkpoints, *(replace(name, run=1) for name in study.checkpoints))
+        study = replace(study, runs=(*study.runs, f"{LONG} again"), checkpoints=checkpoints, units=Units(**both))
+        tiled = ("d_anchor", "d_anchor_resampled", "spread", "spread_resampled", "prior_perplexity")
+        study = replace(study, **{name: np.concatenate([getattr(study, name)] * 2) for name in tiled})
+    pruned = [replace(name, sparsity=1 - 0.6 ** (k % 3)) for k, name in enumerate(study.checkpoints)]
+    return replace(study, checkpoints=tuple(pruned))
+
+
+def paired(study: Study, run: int, other: int, layer: int, same_start: bool = False) -> Match:
+    """Match all units of a layer with those of another run, the last with the first."""
+    units = study.units
+    ends = [max(k for k, name in enumerate(study.checkpoints) if name.run == one) for one in (run, other)]
+    own, others = (np.sort(units.unit[(units.checkpoint == k) & (units.layer == layer)]) for k in ends)
+    size = min(len(own), len(others))
+    correlation = np.linspace(0.1, 0.9, size, dtype=np.float32)
+    correlation[:1] = np.nan
+    chance = np.full(size, np.nan, np.float32) if same_start else np.linspace(0.3, -0.1, size, dtype=np.float32)
+    partner = others[:size] if same_start else others[::-1][:size]
+    return Match(run, other, layer, *ends, own[:size], partner, correlation, chance, same_start)
+
+
+def among_runs(view: View) -> View:
+    """Show all runs of a study together, at least two."""
+    study = with_two_runs(view.study)
+    others = [run for run in range(len(study.runs)) if run != view.run]
+    matches = [paired(study, view.run, other, i) for other in others for i in range(len(study.layers))]
+    late = np.linspace(0.2, 0.9, len(study.checkpoints)).astype(np.float32)
+    metrics = {"accuracy": late, "robust_accuracy": np.where(late < 0.5, np.nan, late / 2), "loss": 3 - late}
+    changed = {"steps": (), "track": (), "reference": None, "runs": (view.run, *others)}
+    return replace(view, study=study, metrics=metrics, matches=tuple(matches), **changed)
+
+
 def fitting(name: str, view: View) -> View:
     """Give a view what the figure of this name needs."""
-    return replace(view, other=another(view.study)) if FIGURES[name].compares else view
+    if FIGURES[name].shows == "runs":
+        return among_runs(view)
+    return replace(view, other=another(view.study)) if FIGURES[name].shows == "detectors" else view
 
 
 def drawn(name: str, view: View) -> Figure:
@@ -175,6 +220,10 @@ DEAD: Cell = [None, None, None]
 LIFELESS: Cell = [("stripe", 2.0), None, "constant", "saturated", None]
 LAYERS_9 = [f"stages.{i}.blocks.11.mlp" for i in range(9)]
 CELL: Cell = [("stripe", 1.0), ("dog", 2.0), None]
+WITH_AXES = [
+    *("categories", "indicators", "retention", "timeline", "agreement", "finetune"),
+    *("compare_categories", "compare_retention", "compare_units", "accuracy", "pruning"),
+]
 SLACK = np.array([0, 1, 0, -1])
 CROWD = tuple(f"anchor word {i}" for i in range(19))
 HARD = {
@@ -216,6 +265,9 @@ def test_the_registry_holds_the_figures_that_a_config_may_name():
     assert tuple(FIGURES) == config.FIGURES
     for kind in FIGURES.values():
         assert kind.title and kind.explanation.endswith(".")
+    assert [name for name, kind in FIGURES.items() if kind.shows == "detectors"] == ["agreement"]
+    together = ["compare_categories", "compare_retention", "compare_units", "examples", "accuracy", "pruning"]
+    assert [name for name, kind in FIGURES.items() if kind.shows == "runs"] == together
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -414,10 +466,11 @@ def test_a_unit_that_is_not_alive_is_in_no_category_whatever_resamples_say_of_it
 
 def test_without_resamples_there_are_no_intervals():
     view = a_view(a_study(resamples=0))
-    for name in ("categories", "indicators", "retention", "timeline", "agreement"):
+    for name in (*WITH_AXES, "examples"):
         table = FIGURES[name].table(fitting(name, view))
         for column in (column for column in table if column.endswith(("low", "high"))):
             known = table["checkpoint"] != "" if "checkpoint" in table else np.ones(len(table[column]), bool)
+            assert known.any()
             assert np.isnan(table[column][known]).all(), (name, column)
 
 
@@ -719,9 +772,13 @@ def test_two_concepts_of_one_name_are_two():
 
 
 @pytest.mark.parametrize("case", HARD)
-@pytest.mark.parametrize("name", ["categories", "indicators", "retention", "timeline", "agreement"])
+@pytest.mark.parametrize("name", WITH_AXES)
 def test_axes_and_their_numbers_stay_within_the_page_and_apart(name: str, case: str):
-    figure = drawn(name, HARD[case]())
+    assert_axes_keep_apart(drawn(name, HARD[case]()), name)
+
+
+def assert_axes_keep_apart(figure: Figure, name: str) -> None:
+    """Check that axes with their numbers are within the page, and overlap neither one another nor other texts."""
     outside = [text.get_window_extent().extents for text in texts(figure, figure.axes[0])]
     width, height = figure.bbox.size
     boxes = [axes.get_tightbbox().extents for axes in figure.axes[1:]]

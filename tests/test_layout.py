@@ -18,6 +18,8 @@ COMPUTING = {
     "encoders",
     "figures",
     "lint",
+    "matching",
+    "metrics",
     "models",
     "page",
     "probes",
@@ -51,7 +53,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recording": GROUND | SHARED | {"statistics"},
     "work": GROUND | SHARED,
     "console": GROUND | {"work"},
-    "recipes": GROUND | SHARED | COMPUTING | {"h5", "stores", "workspace"},
+    "testing": GROUND | SHARED | {"detectors", "statistics"},
+    "recipes": GROUND | SHARED | COMPUTING | {"h5", "stores", "workspace", "testing"},
     **{
         name: GROUND | SHARED | COMPUTING | {"h5", "stores", "pixels", "workspace", "recipes", "work"}
         for name in STAGES - {"status"}

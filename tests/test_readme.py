@@ -18,7 +18,8 @@ def test_the_readmes_example_is_a_config(tmp_path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "sample_configs").rglob("*.toml")), ids=lambda path: path.stem)
 def test_a_sample_config_is_a_config(path, monkeypatch):
-    monkeypatch.setenv("CMON_DATA", "/data")
+    for name in ("CMON_DATA", "DATA", "RUNS"):
+        monkeypatch.setenv(name, "/data")
     assert read_config(path).run
 
 

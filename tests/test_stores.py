@@ -58,7 +58,8 @@ def booleans(*shape):
 
 
 def activations(ids=IDS, layers=("layer1", "layer2.0.conv", "層"), step=3, units=6):
-    return CheckpointActivations(ids, tuple(LayerActivations(name, floats(len(ids), units)) for name in layers), step)
+    made = tuple(LayerActivations(name, floats(len(ids), units)) for name in layers)
+    return CheckpointActivations(ids, made, step, 1 / 3)
 
 
 def evidence(ids=IDS, concepts=CONCEPTS, dimensions=5):
@@ -105,7 +106,7 @@ def layer_labels(name, prior=True, units=6, resamples=3, ranking=5):
 
 def labels(layers=("layer1", "layer2.0.conv"), prior=True, step=3, **sizes):
     made = tuple(layer_labels(name, prior, **sizes) for name in layers)
-    return CheckpointLabels(CONCEPTS, IDS, made, step, "nats", integers(4).astype(np.int64) * 2**40)
+    return CheckpointLabels(CONCEPTS, IDS, made, step, "nats", integers(4).astype(np.int64) * 2**40, 1 / 3)
 
 
 def study(rows=7, anchors=("leaf", "縞\0"), resamples=3, baselines=2):
@@ -119,7 +120,7 @@ def study(rows=7, anchors=("leaf", "縞\0"), resamples=3, baselines=2):
         detector="clip_dissect",
         score_unit="nats",
         runs=("standard", "robust"),
-        checkpoints=(CheckpointName(0, "epoch_0", 0), CheckpointName(1, "epoch_2", 2**40)),
+        checkpoints=(CheckpointName(0, "epoch_0", 0, 0.25), CheckpointName(1, "epoch_2", 2**40)),
         layers=("layer1", "layer2"),
         concepts=CONCEPTS,
         concept_features=floats(4, 3),
@@ -286,6 +287,25 @@ def test_labels_without_a_prior_or_a_step_come_back(tmp_path):
     made = labels(prior=False, step=None)
     write_labels(tmp_path / "f.h5", made)
     assert same(read_labels_and_scores(tmp_path / "f.h5"), made)
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 1 / 3, 1.0, float("nan")])
+def test_sparsity_comes_back_to_the_last_bit(tmp_path, sparsity):
+    recorded, labelled = (dataclasses.replace(made, sparsity=sparsity) for made in (activations(), labels()))
+    write_activations(tmp_path / "a.h5", recorded)
+    write_labels(tmp_path / "l.h5", labelled)
+    assert same(stores.read_activations(tmp_path / "a.h5", "mean"), recorded)
+    assert same(read_labels_and_scores(tmp_path / "l.h5"), labelled)
+
+
+def test_the_sparsity_of_files_that_were_written_without_it_is_not_known(tmp_path):
+    write_activations(tmp_path / "a.h5", activations())
+    write_labels(tmp_path / "l.h5", labels())
+    for name in ("a.h5", "l.h5"):
+        with h5py.File(tmp_path / name, "r+", libver=("v110", "v110")) as file:
+            del file.attrs["sparsity"]
+    assert np.isnan(stores.read_activations(tmp_path / "a.h5", "mean").sparsity)
+    assert np.isnan(stores.read_labels(tmp_path / "l.h5").sparsity)
 
 
 def test_labels_are_read_without_their_full_scores(tmp_path):

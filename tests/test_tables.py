@@ -48,7 +48,7 @@ def a_study(words=("cat", "red", "sky"), categories=("object", "color", "scene")
         detector="d",
         score_unit="nats",
         runs=("plain", "robust"),
-        checkpoints=(CheckpointName(0, "a.pt", 1), CheckpointName(0, "b.pt", 10), CheckpointName(1, "a.pt", 5)),
+        checkpoints=(CheckpointName(0, "a.pt", 1), CheckpointName(0, "b.pt", 10, 0.25), CheckpointName(1, "a.pt", 5, 0.0)),
         layers=("layer1", "layer2"),
         concepts=Concepts(tuple(words), tuple(categories)),
         concept_features=np.zeros((3, 2), np.float32),
@@ -117,16 +117,16 @@ def test_layers_csv_counted_by_hand():
     assert csv_bytes(table).decode().splitlines() == [
         "run,checkpoint,step,layer,units,dead,constant,saturated,interpretable,interpretable_error,unique_concepts,"
         "unique_concepts_error,effective_concepts,effective_concepts_error,spread,spread_error,d_anchor,"
-        "d_anchor_error,label_confidence,changed,changed_error,drifted,median_score,prior_perplexity",
+        "d_anchor_error,label_confidence,changed,changed_error,drifted,median_score,prior_perplexity,sparsity",
         # In the second resample unit 0 is not interpretable: one word remains of one.
-        f"plain,a.pt,1,layer1,4,1,0,0,2,{one},1,0.0,1.0,0.0,0.125,{half},0.5,{one},0.75,,,,2.0,2.5",
-        "plain,a.pt,1,layer2,1,0,1,0,0,0.0,0,0.0,0.0,0.0,,,,,,,,,,",
+        f"plain,a.pt,1,layer1,4,1,0,0,2,{one},1,0.0,1.0,0.0,0.125,{half},0.5,{one},0.75,,,,2.0,2.5,",
+        "plain,a.pt,1,layer2,1,0,1,0,0,0.0,0,0.0,0.0,0.0,,,,,,,,,,,",
         # Three words in the first resample, cat and sky in the second. Unit 1 changed, and back in the second.
         f"plain,b.pt,10,layer1,4,1,0,0,3,{one},3,{one},3.0,{one},0.375,0.0,0.25,0.0,1.0,0.667,"
-        f"{apart(2 / 3, 2 / 3)},0.333,2.5,3.5",
-        f"plain,b.pt,10,layer2,1,0,0,0,0,0.0,0,0.0,0.0,0.0,,,0.75,{apart(1, 3)},,,,,-1.5,1.0",
+        f"{apart(2 / 3, 2 / 3)},0.333,2.5,3.5,0.25",
+        f"plain,b.pt,10,layer2,1,0,0,0,0,0.0,0,0.0,0.0,0.0,,,0.75,{apart(1, 3)},,,,,-1.5,1.0,0.25",
         # All red in the first resample, cat and red in the second.
-        f"robust,a.pt,5,layer1,4,0,0,1,3,{one},1,{one},1.0,{one},0.0,0.0,1.5,{one},1.0,,,,1.0,4.0",
+        f"robust,a.pt,5,layer1,4,0,0,1,3,{one},1,{one},1.0,{one},0.0,0.0,1.5,{one},1.0,,,,1.0,4.0,0.0",
     ]
 
 

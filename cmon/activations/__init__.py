@@ -3,15 +3,16 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cmon.activations.calibration import Calibration, open_calibration
 from cmon.activations.evidence import make_evidence
 from cmon.activations.images import Batches, Labelled, check_masks, decoded
-from cmon.checkpoints import Untrained, load_into, read_checkpoint
+from cmon.checkpoints import Untrained, load_into, mask_weights, read_checkpoint, read_masks, sparsity
 from cmon.config import Run
 from cmon.errors import CheckpointError, CmonError, ConfigError, ModelError, ProbeError, StoreError, listing
 from cmon.fingerprint import changes
 from cmon.models import build_model, check_random, select_layers
 from cmon.recipes import Plan, Unit
-from cmon.recording import Counter, Recorder, Thresholds, pick_device
+from cmon.recording import Counter, Recorder, Thresholds, check_batch_norm, pick_device, recalibrate
 from cmon.records import CheckpointActivations, CheckpointCounts
 from cmon.statistics import draw
 from cmon.stores import write_activations, write_counts
@@ -93,6 +94,8 @@ def _stale(plan: Plan, units: list[Unit], options: Options, progress: Progress, 
 def _record_run(plan: Plan, run: Run, todo: list[Task], options: Options, progress: Progress, outcome: Outcome) -> None:
     device = pick_device(options.device)
     model = build_model(run.model, run.model_args)
+    if run.batchnorm == "recalibrate":
+        check_batch_norm(model)
     layers = select_layers(model, run.layers)
     recorder = Recorder(layers, plan.study.activations.pooling, run.tokens, plan.study.activations.precision, device)
     todo = _drawn(run, todo, outcome)
@@ -105,11 +108,12 @@ def _record_run(plan: Plan, run: Run, todo: list[Task], options: Options, progre
         check_masks(plan.labels, cache, run.preprocess, progress)
         outcome.warnings += _unlabelled(plan)
     batches = Batches(cache, run.preprocess, plan.study.activations.batch_size, device)
+    anew = open_calibration(plan, run, cache, device, progress, outcome) if run.batchnorm == "recalibrate" else None
     progress.begin(f"activations {run.name}", len(todo))
     for task in todo:
         name = task.unit.checkpoint.name
         try:
-            outcome.made += _record(plan, task, model, recorder, batches, options)
+            outcome.made += _record(plan, task, model, recorder, batches, anew, options)
         except CheckpointError as error:
             outcome.failed.append((task.unit.name, _located(error, task.unit)))
             progress.advance(1, f"{name} failed")
@@ -132,20 +136,31 @@ def _drawn(run: Run, todo: list[Task], outcome: Outcome) -> list[Task]:
 
 
 def _record(
-    plan: Plan, task: Task, model: "nn.Module", recorder: Recorder, batches: Batches, options: Options
+    plan: Plan,
+    task: Task,
+    model: "nn.Module",
+    recorder: Recorder,
+    batches: Batches,
+    anew: Calibration | None,
+    options: Options,
 ) -> list[str]:
-    """Make one checkpoint's files, and name them; counts take a second pass, once the first has found thresholds."""
+    """Make one checkpoint's files, and name them; counts take a second pass, once the first has found thresholds.
+
+    Where batch normalisation is recalibrated, this comes before both.
+    """
     import torch
 
     watch = Stopwatch()
     model, step = _network(task.unit, model, options)
     _check_unchanged(plan, task)
     model.to(recorder.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if anew is not None:
+        recalibrate(model, anew, recorder.device)
     ids = batches.cache.index.ids
     thresholds = Thresholds(len(ids), plan.study.activations.quantile, recorder.device) if task.counts else None
     recorded = recorder(model, batches, len(ids), thresholds.add if thresholds else None)
     if task.activations:
-        result = CheckpointActivations(ids, recorded, step)
+        result = CheckpointActivations(ids, recorded, step, sparsity(model))
         made = provenance(watch, recorder.device)
         write_activations(task.activations.path, task.activations.recipe, made, result, recorder.pooling)
     if task.counts and thresholds:
@@ -155,12 +170,14 @@ def _record(
 
 
 def _network(unit: Unit, model: "nn.Module", options: Options) -> "tuple[nn.Module, int | None]":
-    """Return the model with a checkpoint's weights, and its step; or a new one, as its seed draws it."""
+    """Return the model with a checkpoint's masked weights, and its step; or a new one, as its seed draws it."""
     run, checkpoint = unit.run, unit.checkpoint
     if isinstance(checkpoint, Untrained):
         return build_model(run.model, run.model_args, checkpoint.seed), None
     weights = read_checkpoint(checkpoint.path, run.state_dict_key, options.trust_pickle)
     load_into(model, weights, checkpoint.path)
+    if unit.masks is not None:
+        mask_weights(model, read_masks(unit.masks, options.trust_pickle), unit.masks)
     return model, weights.step
 
 
@@ -211,5 +228,7 @@ def _within(place: str, error: CmonError) -> CmonError:
 
 
 def _located(error: CheckpointError, unit: Unit) -> CheckpointError:
-    """Name the checkpoint's file in an error that does not know it."""
-    return error if error.where == unit.where else CheckpointError(unit.where, error.what, error.hint)
+    """Name the checkpoint's file in an error that knows neither it nor the file of its masks."""
+    return (
+        error if error.where in (unit.where, str(unit.masks)) else CheckpointError(unit.where, error.what, error.hint)
+    )

@@ -58,7 +58,9 @@ def _known_image_features(target: Target) -> tuple[tuple[str, ...], FloatArray] 
 
 
 def _encode_images(plan: Plan, encoder: Encoder, progress: Progress) -> tuple[tuple[str, ...], FloatArray]:
-    readable = [i for i in range(len(plan.probe.ids)) if plan.study.probe.on_error == "stop" or read_image(plan, i)]
+    readable = [
+        i for i in range(len(plan.probe.ids)) if plan.study.probe.on_error == "stop" or read_image(plan, plan.probe, i)
+    ]
     ids = tuple(plan.probe.ids[i] for i in readable)
     if not ids:
         raise ProbeError(plan.probe.path, "none of its images can be read", "look at probe.path")

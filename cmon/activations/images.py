@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,9 +10,10 @@ from PIL import Image
 
 from cmon import pixels
 from cmon.config import Preprocess
-from cmon.errors import ProbeError
+from cmon.errors import ConfigError, ProbeError
+from cmon.fingerprint import Recipe
 from cmon.pixels import BLOCK, DECODERS, PixelCache
-from cmon.probes import Labels, crop
+from cmon.probes import Labels, Probe, crop
 from cmon.recipes import Plan
 from cmon.records import ImageLabels, IntArray, Pixels
 from cmon.work import Progress
@@ -33,17 +35,19 @@ class Batches:
     device: str
 
     def __iter__(self) -> Iterator["Tensor"]:
-        import torch
-
-        mean, std = (
-            torch.tensor(values, device=self.device).view(3, 1, 1)
-            for values in (self.preprocess.mean, self.preprocess.std)
-        )
         for block in self.cache.blocks():
-            for part in torch.from_numpy(block).split(min(self.size, len(block))):  # type: ignore[no-untyped-call]
-                # (n, h, w, 3) in memory is (n, 3, h, w) in channels-last: nothing is copied but the bytes themselves.
-                images = part.to(self.device).permute(0, 3, 1, 2).float()
-                yield images.div_(255).sub_(mean).div_(std)
+            yield from seen(block, self.preprocess, self.size, self.device)
+
+
+def seen(block: Pixels, preprocess: Preprocess, size: int, device: str) -> Iterator["Tensor"]:
+    """Yield (n, 3, h, w) float32 tensors of at most `size` images of a (n, h, w, 3) block, normalised on the device."""
+    import torch
+
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (preprocess.mean, preprocess.std))
+    for part in torch.from_numpy(block).split(min(size, len(block))):  # type: ignore[no-untyped-call]
+        # (n, h, w, 3) in memory is (n, 3, h, w) in channels-last: nothing is copied but the bytes themselves.
+        images = part.to(device).permute(0, 3, 1, 2).float()
+        yield images.div_(255).sub_(mean).div_(std)
 
 
 @dataclass(frozen=True)
@@ -94,34 +98,53 @@ def check_masks(labels: Labels, cache: PixelCache, preprocess: Preprocess, progr
     progress.end()
 
 
-def decoded(plan: Plan, preprocess: Preprocess, progress: Progress) -> PixelCache:
-    """Return the probe's decoded images, from the cache or freshly decoded into it."""
-    recipe = plan.pixels(preprocess)
+def decoded(
+    plan: Plan, preprocess: Preprocess, progress: Progress, images: tuple[Probe, str] | None = None
+) -> PixelCache:
+    """Return the decoded images of the probe, from the cache or freshly decoded into it.
+
+    Args:
+        plan: of the study.
+        preprocess: of a run.
+        progress: where the decoding is counted.
+        images: other ones than the probe's, with their fingerprint.
+    """
+    probe, fingerprint = images or (plan.probe, plan.probe_fingerprint)
+    recipe = plan.pixels(preprocess, fingerprint)
     found = pixels.find(plan.workspace.pixels, recipe)
     if found is not None:
         return found
 
     def decode(index: int) -> Pixels | None:
-        image = read_image(plan, index)
+        image = read_image(plan, probe, index)
         if image is None:
             return None
         try:
             return crop(image, preprocess)
         except ValueError as error:
-            where = f"{plan.probe.path}: {plan.probe.ids[index]}"
+            where = f"{probe.path}: {probe.ids[index]}"
             raise ProbeError(where, str(error), "set the run's preprocess.resize") from error
 
-    progress.begin("decoding", len(plan.probe.ids))
-    cache = pixels.build(plan.workspace.pixels, recipe, plan.probe.ids, decode, progress.advance)
+    progress.begin("decoding", len(probe.ids))
+    cache = pixels.build(plan.workspace.pixels, recipe, probe.ids, decode, progress.advance)
     progress.end()
-    pixels.prune(plan.workspace.pixels, [plan.pixels(run.preprocess) for run in plan.study.run])
+    pixels.prune(plan.workspace.pixels, _caches(plan))
     return cache
 
 
-def read_image(plan: Plan, index: int) -> Image.Image | None:
+def _caches(plan: Plan) -> Iterator[Recipe]:
+    """Yield the recipes of all caches that the study uses."""
+    for run in plan.study.run:
+        yield plan.pixels(run.preprocess)
+        if run.batchnorm_images is not None:
+            with suppress(ConfigError, ProbeError):  # what cannot be opened has no cache to keep
+                yield plan.pixels(run.preprocess, plan.calibration(run)[1])
+
+
+def read_image(plan: Plan, probe: Probe, index: int) -> Image.Image | None:
     """Decode one image; None for an unreadable one where the config says to skip it."""
     try:
-        return plan.probe.image(index)
+        return probe.image(index)
     except ProbeError:
         if plan.study.probe.on_error == "skip":
             return None

@@ -7,9 +7,11 @@ they are verified here. Its older format and safetensors have none: there a flip
 
 from cmon.checkpoints.finding import CheckpointFile, discover
 from cmon.checkpoints.fitting import fit, load_into
-from cmon.checkpoints.reading import LOADERS, Weights, read_checkpoint
+from cmon.checkpoints.masking import mask_weights
+from cmon.checkpoints.pruning import sparsity
+from cmon.checkpoints.reading import LOADERS, Weights, read_checkpoint, read_masks
 from cmon.checkpoints.steps import resolve_steps
-from cmon.checkpoints.units import Unit, Untrained, baseline_units, checkpoint_units
+from cmon.checkpoints.units import Unit, Untrained, baseline_units, checkpoint_units, select_units
 
 __all__ = [
     "LOADERS",
@@ -22,6 +24,10 @@ __all__ = [
     "discover",
     "fit",
     "load_into",
+    "mask_weights",
     "read_checkpoint",
+    "read_masks",
     "resolve_steps",
+    "select_units",
+    "sparsity",
 ]

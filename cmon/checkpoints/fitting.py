@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmon.checkpoints.kinds import tensor_kind, tensor_shape
+from cmon.checkpoints.pruning import MASK, ORIGINAL, multiplied, partner, pruned_names
 from cmon.checkpoints.reading import Weights
 from cmon.errors import CheckpointError, listing, one_line
 
@@ -20,6 +21,7 @@ COUNTER = ".num_batches_tracked"  # missing in old files, and of no effect in ev
 def fit(weights: Weights, model: "nn.Module", path: Path) -> "dict[str, Tensor]":
     """Rename and cast weights so that each tensor of the model's state has one of its name, shape and kind.
 
+    Those that torch's pruning keeps as two tensors become one, unless the model itself has the two.
     Batch counters may be missing on either side: evaluation does not use them.
 
     Raises:
@@ -28,7 +30,10 @@ def fit(weights: Weights, model: "nn.Module", path: Path) -> "dict[str, Tensor]"
     import torch
 
     expected = {name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
-    best = min(_renamings(weights.tensors), key=lambda renamed: sum(map(len, _misfits(renamed, expected).values())))
+    best = _closest(weights.tensors, expected)
+    if any(_misfits(best, expected).values()) and pruned_names(weights.tensors):
+        best = _closest(multiplied(weights.tensors, path), expected)
+    _refuse_half_pruned(best, expected, path)
     parts = [f"{len(names)} {kind} ({listing(names, 3)})" for kind, names in _misfits(best, expected).items() if names]
     if parts:
         hint = "check the run's model and model_args, and state_dict_key"
@@ -56,12 +61,28 @@ def load_into(model: "nn.Module", weights: Weights, path: Path) -> None:
         raise CheckpointError(path, f"does not fit the model: {one_line(error)}") from error
 
 
-def _renamings(tensors: "dict[str, Tensor]") -> "Iterator[dict[str, Tensor]]":
+def renamings(tensors: "dict[str, Tensor]") -> "Iterator[dict[str, Tensor]]":
     """Yield the tensors under their names, then under all that is left of these as wrappers are taken off."""
     queue = [tuple(tensors)]
     for names in queue:
         yield dict(zip(names, tensors.values(), strict=True))
         queue += [shorter for shorter in _unwrapped(names) if shorter not in queue and len(set(shorter)) == len(names)]
+
+
+def _closest(tensors: "dict[str, Tensor]", expected: "dict[str, Tensor]") -> "dict[str, Tensor]":
+    """Return the tensors under the names that leave the fewest complaints."""
+    return min(renamings(tensors), key=lambda renamed: sum(map(len, _misfits(renamed, expected).values())))
+
+
+def _refuse_half_pruned(renamed: "dict[str, Tensor]", expected: "dict[str, Tensor]", path: Path) -> None:
+    """Raise where a weight of the model is there as an original without its mask, or with a mask but no original."""
+    for name in renamed:
+        other = partner(name)
+        weight = name.removesuffix(ORIGINAL).removesuffix(MASK)
+        if other and weight in expected and not {name, other} & expected.keys():
+            beside = f" beside {one_line(weight)}" if weight in renamed else ""
+            what = f"holds {one_line(name)}{beside} without {one_line(other)}"
+            raise CheckpointError(path, what, "save both, or masks in a file of their own, as the run's masks")
 
 
 def _unwrapped(names: tuple[str, ...]) -> Iterable[tuple[str, ...]]:

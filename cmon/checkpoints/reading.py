@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cmon.checkpoints.kinds import tensor_kind
 from cmon.errors import CheckpointError, listing, one_line
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # Where training scripts put the weights, and how the content says the step: earlier ones win.
 PLACES = ("state_dict", "model", "model_state_dict", "net")
+MASK_PLACES = ("masks", "mask")
 STEP_KEYS = ("epoch", "global_step", "step", "iteration")
 
 TRUST_HINT = "if you trust where it comes from, let it run code with --trust-pickle"
@@ -66,6 +67,21 @@ def read_checkpoint(path: Path, state_dict_key: str | None, trust_pickle: bool) 
         content = _content(path, trust_pickle)
         tensors = _weights(content, path) if state_dict_key is None else _weights_at(content, state_dict_key, path)
         return Weights(tensors, _step(content))
+    except DAMAGE as error:
+        raise _refusal(path, error) from error
+
+
+def read_masks(path: Path, trust_pickle: bool) -> "dict[str, Tensor]":
+    """Read a file of masks, which lie under `masks` or `mask`, else where weights do.
+
+    Raises:
+        CheckpointError: where it cannot be read, needs code to run, or holds no masks there.
+    """
+    try:
+        content = _content(path, trust_pickle)
+        held = content if isinstance(content, Mapping) else {}
+        found = [tensors for place in MASK_PLACES if (tensors := _tensors(held.get(place)))]
+        return found[0] if found else _weights(content, path, "masks")
     except DAMAGE as error:
         raise _refusal(path, error) from error
 
@@ -210,18 +226,19 @@ def _tensors(value: Any) -> "dict[str, Tensor] | None":
     return tensors if any(tensor.dim() for tensor in tensors.values()) else None
 
 
-def _weights(content: Any, path: Path) -> "dict[str, Tensor]":
+def _weights(content: Any, path: Path, what: Literal["weights", "masks"] = "weights") -> "dict[str, Tensor]":
     """Take the weights from the one usual place that has any, else from the top level."""
     held = content if isinstance(content, Mapping) else {}
     found = {place: tensors for place in PLACES if (tensors := _tensors(held.get(place)))}
     if len({id(held[place]) for place in found}) > 1:
-        what = f"holds weights under {listing(found)}"
-        raise CheckpointError(path, what, "say which with state_dict_key")
+        hint = "say which with state_dict_key" if what == "weights" else "put them under masks"
+        raise CheckpointError(path, f"holds {what} under {listing(found)}", hint)
     tensors = next(iter(found.values()), None) or _tensors(content)
     if tensors is None:
         places = [f"{key}.{inner}" if inner else key for key, inner in _places(content)]
         hint = f'set state_dict_key = "{one_line(places[0])}"' if places else "name a file that holds a state dict"
-        raise CheckpointError(path, f"holds no weights in the usual places; it has {_described(content)}", hint)
+        hint = hint if what == "weights" else "save a dict of masks by the names of the parameters, under masks"
+        raise CheckpointError(path, f"holds no {what} in the usual places; it has {_described(content)}", hint)
     return tensors
 
 

@@ -9,11 +9,11 @@ from pydantic import Field, ValidationError, model_validator
 
 from cmon.config.detectors import ClipDissect, Detector, NetworkDissection, OtherDetector, false_discovery_rate
 from cmon.config.encoders import ClipPreprocess, Features, OpenClip
+from cmon.config.runs import Preprocess, Run, Step
 from cmon.config.section import Name, Section
 from cmon.errors import ConfigError, listing, one_line
-from cmon.fingerprint import canonical_json
 from cmon.mistakes import PROMPT_PATTERN, as_config_error
-from cmon.paths import FilePath, Source
+from cmon.paths import FilePath
 
 __all__ = [
     "FIGURES",
@@ -49,11 +49,16 @@ FigureName = Literal[
     "trajectories",
     "top_units",
     "agreement",
+    "finetune",
+    "compare_categories",
+    "compare_retention",
+    "compare_units",
+    "examples",
+    "accuracy",
+    "pruning",
 ]
 FIGURES: tuple[FigureName, ...] = get_args(FigureName)
 LARGEST_CONFIG_BYTES = 4 * 2**20
-
-Step = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
 class Probe(Section):
@@ -73,54 +78,6 @@ class Concepts(Section):
 
     file: FilePath | None = Field(None, description=".csv with columns concept and category, or .txt, a word a line")
     prompt: str = Field("{}", pattern=PROMPT_PATTERN, description="what the text encoder reads, {} being the word")
-
-
-class Preprocess(Section):
-    """What a run's network sees of an image; without it, values in [0, 1] at the image's own size."""
-
-    resize: int | None = Field(None, ge=1, le=4096, description="the shorter side in pixels after resizing")
-    crop: int | None = Field(None, ge=1, le=4096, description="the side of the central crop in pixels")
-    interpolation: Literal["bilinear", "bicubic"] = Field("bilinear", description="how resizing interpolates")
-    mean: list[float] = Field([0.0, 0.0, 0.0], min_length=3, max_length=3, description="subtracted, of [0, 1]")
-    std: list[float] = Field([1.0, 1.0, 1.0], min_length=3, max_length=3, description="divided by, of [0, 1]")
-
-    @model_validator(mode="after")
-    def _divides(self) -> "Preprocess":
-        if min(self.std) <= 0:
-            raise ValueError("std must be positive")
-        if self.resize is not None and self.crop is not None and self.crop > self.resize:
-            raise ValueError(f"a crop of {self.crop} does not fit into a shorter side of {self.resize}")
-        return self
-
-    def geometry(self) -> dict[str, Any]:
-        """Return what decides the pixels before they are normalised."""
-        return self.recipe("mean", "std")
-
-
-class Run(Section):
-    """One training: its checkpoints, its architecture and the layers to look at."""
-
-    name: Name
-    checkpoints: FilePath | list[FilePath] = Field(description="a glob or folder, or a list of files")
-    steps: list[Step] | None = Field(None, description="the step of each checkpoint, in natural order of their names")
-    model: Source = Field(description="torchvision:NAME, timm:NAME, package.module:function or file.py:function")
-    model_args: dict[str, Any] = Field({}, description="keyword arguments of the model's function")
-    layers: list[str] = Field(min_length=1, description="names or globs; * stays within one level, ** does not")
-    preprocess: Preprocess = Preprocess()
-    state_dict_key: str | None = Field(None, description='where the weights are, such as "state_dict.0"')
-    tokens: Literal["class", "mean"] = Field("class", description="which tokens stand for a transformer's unit")
-    baseline: Literal["none", "random-init"] = Field(
-        "none", description="random-init: how many units of the untrained network pass the same test"
-    )
-    baseline_seeds: int = Field(3, ge=1, le=100, description="untrained networks")
-
-    @model_validator(mode="after")
-    def _is_json(self) -> "Run":
-        try:
-            canonical_json(self.model_args)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"model_args must be plain numbers, texts, lists and tables: {error}") from error
-        return self
 
 
 class Activations(Section):
@@ -179,7 +136,12 @@ class Embed(Section):
 class Report(Section):
     """Which figures, of what, in which formats."""
 
-    figures: list[FigureName] = Field(list(FIGURES), description="agreement takes two detectors")
+    figures: list[FigureName] = Field(
+        list(FIGURES), description="agreement takes two detectors, those from compare_categories on several runs"
+    )
+    compare: dict[Name, list[str]] = Field(
+        {}, description="name = runs to show together, the first being what others are compared with; none: all runs"
+    )
     formats: list[Literal["png", "pdf", "svg"]] = Field(["png", "pdf"], min_length=1)
     track: list[str] = Field([], description="units to follow, as run/layer/unit; none: the clearest at the end")
     steps: list[int] = Field([], description="steps that plane and evolution show; none: first, last and between")
@@ -217,6 +179,35 @@ class Study(Section):
             if twice:
                 raise ValueError(f"two [[{kind}]] tables share the name {listing(twice)}")
         return self
+
+    @model_validator(mode="after")
+    def _compares_runs(self) -> "Study":
+        known = [run.name for run in self.run]
+        for name, runs in self.report.compare.items():
+            unknown = [run for run in runs if run not in known]
+            if unknown:
+                raise ValueError(f"report.compare.{name}: no run {unknown[0]}; there is {listing(known)}")
+            if len(set(runs)) < max(2, len(runs)):
+                raise ValueError(f"report.compare.{name}: takes two runs or more, each once")
+        return self
+
+    @property
+    def comparisons(self) -> dict[str, list[str]]:
+        """The runs that are shown together, by the name of the comparison."""
+        names = [run.name for run in self.run]
+        return self.report.compare or ({"all": names} if len(names) > 1 else {})
+
+    @property
+    def pairs_of_runs(self) -> tuple[tuple[int, int], ...]:
+        """The runs whose units are compared, by index: in every comparison the first with each of the others."""
+        place = {run.name: index for index, run in enumerate(self.run)}
+        wanted = self.comparisons.values() if "compare_units" in self.report.figures else ()
+        return tuple(dict.fromkeys((place[runs[0]], place[other]) for runs in wanted for other in runs[1:]))
+
+    def same_start(self, run: int, other: int) -> bool:
+        """Tell whether two runs, by index, began with the same weights: their units are then the same by number."""
+        start = self.run[run].start
+        return start is not None and start == self.run[other].start
 
 
 # All tables, for the message on an unknown key.

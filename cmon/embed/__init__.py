@@ -5,6 +5,7 @@ import numpy as np
 from cmon.config import Detector as DetectorTable
 from cmon.config import Embed
 from cmon.embed.labels import read_study_labels
+from cmon.embed.matching import match_runs
 from cmon.embedding import distance_to_anchors, spread, unified_embedding
 from cmon.encoders import open_encoder
 from cmon.errors import CmonError, StaleInputError, listing
@@ -22,7 +23,7 @@ from cmon.records import (
     Study,
     Units,
 )
-from cmon.stores import read_evidence, write_study
+from cmon.stores import read_evidence, read_study, write_matches, write_study
 from cmon.work import Options, Outcome, Progress, Stopwatch, provenance
 
 
@@ -53,7 +54,28 @@ def embed_study(plan: Plan, options: Options, progress: Progress) -> Outcome:
         write_study(target.path, target.recipe, provenance(watch), study)
         progress.advance(1, table.name)
         progress.end()
+    _match(plan, options, progress, outcome)
     return outcome
+
+
+def _match(plan: Plan, options: Options, progress: Progress, outcome: Outcome) -> None:
+    """Make the file of the pairs of units that are compared between runs, where it is wanted and not current."""
+    if not plan.study.pairs_of_runs:
+        return
+    target = plan.matches
+    state = target.state()
+    if state.current and not options.force:
+        outcome.current += 1
+        return
+    if state.status not in ("missing", "current"):
+        progress.line(f"matches: {state}")
+    outcome.made.append("matches")
+    if options.dry_run:
+        return
+    watch = Stopwatch()
+    study = read_study(plan.embedding(plan.study.detector[0]).path)
+    write_matches(target.path, target.recipe, provenance(watch), match_runs(plan, study))
+    progress.line(f"matches: units of {len(plan.study.pairs_of_runs)} pairs of runs")
 
 
 def _require_all(plan: Plan, table: DetectorTable) -> None:

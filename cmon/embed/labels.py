@@ -7,7 +7,9 @@ import numpy as np
 
 from cmon.checkpoints import resolve_steps
 from cmon.config import Detector as DetectorTable
+from cmon.config import Run
 from cmon.detectors import chance_scores, detector_from, relabel, study_log_prior
+from cmon.errors import ConfigError, listing
 from cmon.recipes import Plan, Unit, has_study_prior
 from cmon.records import Baseline, CheckpointLabels, CheckpointName, Evidence, FloatArray, LayerLabels
 from cmon.stores import read_labels, read_scores
@@ -49,7 +51,8 @@ def read_study_labels(plan: Plan, table: DetectorTable, evidence: Evidence) -> S
         read = [read_labels(plan.similarity(table, unit).path) for unit in mine]
         steps = resolve_steps(run, [unit.checkpoint.name for unit in mine], [one.step for one in read])
         for position in np.argsort(steps, kind="stable"):
-            names.append(CheckpointName(index, mine[position].checkpoint.name, int(steps[position])))
+            name = mine[position].checkpoint.name
+            names.append(CheckpointName(index, name, int(steps[position]), read[position].sparsity))
             units.append(mine[position])
             labels.append(read[position])
     baselines = [(plan.study.run.index(unit.run), unit) for unit in plan.baselines]
@@ -58,7 +61,26 @@ def read_study_labels(plan: Plan, table: DetectorTable, evidence: Evidence) -> S
         under_prior = _study_prior(plan, table, evidence, labels)
         labels = [under_prior(unit, one) for unit, one in zip(units, labels, strict=True)]
         untrained = [under_prior(unit, one) for (_, unit), one in zip(baselines, untrained, strict=True)]
+    labels = [_renamed(unit.run, one) for unit, one in zip(units, labels, strict=True)]
+    untrained = [_renamed(unit.run, one) for (_, unit), one in zip(baselines, untrained, strict=True)]
     return StudyLabels(tuple(names), labels, baselines, untrained)
+
+
+def _renamed(run: Run, labels: CheckpointLabels) -> CheckpointLabels:
+    """Call layers as the config wants them called.
+
+    Raises:
+        ConfigError: for a layer that the run does not have, or two of one name.
+    """
+    known = [layer.name for layer in labels.layers]
+    unknown = [name for name in run.layer_names if name not in known]
+    if unknown:
+        raise ConfigError(f"run {run.name}: layer_names", f"no layer {unknown[0]}", f"there is {listing(known)}")
+    layers = tuple(replace(layer, name=run.layer_names.get(layer.name, layer.name)) for layer in labels.layers)
+    if len({layer.name for layer in layers}) < len(layers):
+        what = f"two layers would be called the same: {listing(layer.name for layer in layers)}"
+        raise ConfigError(f"run {run.name}: layer_names", what, "choose other names")
+    return replace(labels, layers=layers)
 
 
 def _study_prior(

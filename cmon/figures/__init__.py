@@ -2,21 +2,34 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from matplotlib.figure import Figure
 
 from cmon.figures import (
+    accuracy,
     agreement,
     categories,
+    compare_categories,
+    compare_retention,
+    compare_units,
     evolution,
+    examples,
+    finetune,
     indicators,
     plane,
+    pruning,
     retention,
     timeline,
     top_units,
     trajectories,
 )
 from cmon.records import Table, View
+
+
+def always(_: View) -> str:
+    """Say that there is something to draw of any view."""
+    return ""
 
 
 @dataclass(frozen=True)
@@ -28,14 +41,17 @@ class Drawing:
         explanation: what is seen and what each mark means, in one sentence.
         table: the numbers of the figure, from a view.
         draw: the figure, from the view and its table.
-        compares: does it show two detectors, `view.study` and `view.other`.
+        shows: one run, `view.run`; two detectors of one run, `view.study` and `view.other`; or several runs,
+            `view.runs`, the first being what others are compared with.
+        applies: "" where there is something to draw of a view, else why there is not, in a few words.
     """
 
     title: str
     explanation: str
     table: Callable[[View], Table]
     draw: Callable[[View, Table], Figure]
-    compares: bool = False
+    shows: Literal["run", "detectors", "runs"] = "run"
+    applies: Callable[[View], str] = always
 
 
 FIGURES: dict[str, Drawing] = {
@@ -126,6 +142,82 @@ FIGURES: dict[str, Drawing] = {
         "these units at random would give.",
         agreement.table,
         agreement.draw,
-        compares=True,
+        "detectors",
+    ),
+    "finetune": Drawing(
+        "Changes from the first checkpoint on",
+        "For each layer, and for all together, on the left the number of interpretable units of each category at every "
+        "checkpoint, with pale bands for 95 % intervals over resamples of the probe's images; on the right, by how "
+        "many units each of these numbers has changed from the first checkpoint to the last, with the interval of the "
+        "change itself (hollow where it holds 0) and both numbers; below, the shared plane at both checkpoints.",
+        finetune.table,
+        finetune.draw,
+        applies=finetune.applies,
+    ),
+    "compare_categories": Drawing(
+        "Interpretable units by category, run by run",
+        "For each layer, and for all together, the runs' shares of units by category at every checkpoint, drawn as for "
+        "a single run; on the right, by how much each number of units at a run's last checkpoint is greater than at "
+        "the first run's last one (shares of the layer where its sizes differ), with the 95 % interval of the "
+        "difference itself over resamples of the probe's images, the same for both runs (hollow where it holds 0).",
+        compare_categories.table,
+        compare_categories.draw,
+        "runs",
+        compare_categories.applies,
+    ),
+    "compare_retention": Drawing(
+        "Retention of words, run by run",
+        "For each layer, of the x % most interpretable units at a run's first checkpoint, the share that has the same "
+        "word at every later checkpoint of this run, and dotted, of few runs, at its last one; pale bands are 95 % "
+        "intervals over resamples of the probe's images.",
+        compare_retention.table,
+        compare_retention.draw,
+        "runs",
+        compare_retention.applies,
+    ),
+    "compare_units": Drawing(
+        "Matched units of two runs",
+        "For each layer, the first run's units are matched with another's at the last checkpoints of both, by their "
+        "number where the runs began with the same weights, else so that their responses to the probe's images "
+        "correlate most: on the left the correlation of each pair, from the most alike to the least, and dotted, what "
+        "such a matching gives by chance; on the right, of the pairs that are interpretable in both runs, the share "
+        "whose two words are the same, near in meaning or of the same category (of those whose words both have one), "
+        "with 95 % intervals over resamples of the images and upright marks where dealing the words at random would "
+        "put it.",
+        compare_units.table,
+        compare_units.draw,
+        "runs",
+        compare_units.applies,
+    ),
+    "examples": Drawing(
+        "The commonest words, run by run",
+        "A column is a run: the words that most interpretable units of its last layer have at its last checkpoint, "
+        "after their categories' colours, with the number of these units (± the half of a 95 % interval over resamples "
+        "of the probe's images) and that of the first run's units with this word; below each word the units with the "
+        "highest scores, with the share of resamples that give them the same word and the images that activate them "
+        "most.",
+        examples.table,
+        examples.draw,
+        "runs",
+        examples.applies,
+    ),
+    "accuracy": Drawing(
+        "What the training recorded",
+        "A line for each run over the checkpoints, as the training itself has recorded it: accuracies in one panel, "
+        "with their last values, a panel for each other metric; no intervals are known.",
+        accuracy.table,
+        accuracy.draw,
+        "runs",
+        accuracy.applies,
+    ),
+    "pruning": Drawing(
+        "Interpretable units by pruned weights",
+        "For each layer, the number of interpretable units at the checkpoints of each run, by the share of weights "
+        "that are pruned, with pale bands for 95 % intervals over resamples of the probe's images; dotted, the units "
+        "that are dead or constant.",
+        pruning.table,
+        pruning.draw,
+        "runs",
+        pruning.applies,
     ),
 }

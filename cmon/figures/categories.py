@@ -23,14 +23,16 @@ from cmon.figures.style import (
     Counts,
     Mark,
     Points,
+    Rows,
     category_colours,
     styled,
 )
 from cmon.records import STATES, Study, Table, View
-from cmon.statistics import half_width
+from cmon.statistics.comparison import Sampled, interpretable_counts
 from cmon.statistics.history import Measured
 
 MOST_GROUPS = 9
+WIDE = 1.7  # inches, of a panel with room for four steps
 WHOLE: dict[str, dict[str, Any]] = {
     "not interpretable": {"facecolor": NOT_INTERPRETABLE},
     "dead": {"facecolor": "white", "edgecolor": DEAD, "hatch": "////////", "lw": 0.4},
@@ -104,24 +106,22 @@ def occurring(view: View, checkpoints: Iterable[int]) -> set[str]:
     return unclear | {STATES[state] for state in np.unique(units.state[rows])}
 
 
-def counted(view: View, groups: Groups, checkpoint: int, layer: int) -> Measured:
-    """Count one layer's units by group, then those not interpretable, dead, constant and saturated: (G + 4,).
+def tally(view: View, groups: Groups, rows: Rows) -> Sampled:
+    """Count units by group, then those not interpretable, dead, constant and saturated: (G + 4,).
 
     What is not alive is so in every resample of the images: it has no error.
     """
-    units, rows = view.study.units, view.rows(checkpoint, layer)
-    alive, size = units.alive[rows], len(groups.names)
-    clear = alive & units.interpretable[rows]
-    of_concept = np.array(groups.of_concept)
-    of_unit = np.bincount(of_concept[units.concept[rows][clear]], minlength=size)
-    lifeless = np.bincount(units.state[rows], minlength=len(STATES))[1:]
-    value = np.concatenate([of_unit, [(alive & ~clear).sum()], lifeless]).astype(np.float64)
-    resampled_clear = alive[:, None] & units.resampled_interpretable[rows]
-    resamples = resampled_clear.shape[1]
-    cell = of_concept[units.resampled_concept[rows][resampled_clear]] * resamples + np.nonzero(resampled_clear)[1]
-    resampled = np.bincount(cell, minlength=size * resamples).reshape(size, resamples)
-    errors = half_width(np.vstack([resampled, alive.sum() - resampled.sum(axis=0)]))
-    return Measured(value, np.concatenate([errors, np.full(len(lifeless), np.nan)]))
+    units = view.study.units
+    found = interpretable_counts(units, rows, np.array(groups.of_concept, dtype=np.int32), len(groups.names))
+    alive, lifeless = int(units.alive[rows].sum()), np.bincount(units.state[rows], minlength=len(STATES))[1:]
+    unknown = np.full((len(lifeless), found.resampled.shape[1]), np.nan)
+    value = np.concatenate([found.value[:-1], alive - found.value[-1:], lifeless]).astype(np.float64)
+    return Sampled(value, np.vstack([found.resampled[:-1], alive - found.resampled[-1:], unknown]))
+
+
+def counted(view: View, groups: Groups, checkpoint: int, layer: int) -> Measured:
+    """Count one layer's units as `tally` does."""
+    return tally(view, groups, view.rows(checkpoint, layer)).measured()
 
 
 def table(view: View) -> Table:
@@ -159,17 +159,17 @@ def draw(view: View, table: Table) -> Figure:
     title = f"{view.study.runs[view.run]}: {groups.heading}"
     page, panels = layer_grid(title, sizes, "share of the layer's units")
     for layer, axes in panels.items():
-        _areas(axes, rows[layer], groups)
+        draw_areas(axes, rows[layer], groups)
     page.legend(groups.marks(occurring(view, view.checkpoints)))
     return page.finish(view.caption)
 
 
-def _areas(axes: Axes, rows: Table, groups: Groups) -> None:
-    """Stack the groups' shares over the steps; a single checkpoint is one bar."""
+def draw_areas(axes: Axes, rows: Table, groups: Groups, width: float = WIDE) -> None:
+    """Stack the groups' shares over the steps, in so many inches; a single checkpoint is one bar."""
     shares = rows["share"].reshape(-1, len(groups.names) + len(WHOLE)).T
     steps = rows["step"].reshape(shares.shape[1], -1)[:, 0]
     places, evenly = positions(steps)
-    label_steps(axes, places, steps, evenly)
+    label_steps(axes, places, steps, evenly, width)
     _draw_total(axes, places, chosen(rows, state="not interpretable"), shares[: len(groups.names)].sum(axis=0))
     if len(steps) == 1:
         places, shares = np.array([-0.3, 0.3]), np.repeat(shares, 2, axis=1)
@@ -195,14 +195,18 @@ def positions(steps: Counts) -> tuple[Points, bool]:
     return (np.arange(len(steps)) if evenly else steps).astype(np.float64), evenly
 
 
-def label_steps(axes: Axes, places: Points, steps: Counts, evenly: bool) -> None:
-    """Name up to four checkpoints, the first and the last among them, and tick all."""
-    wanted = np.linspace(places[0], places[-1], 4 if steps[-1] < 10_000 else 3)
+def label_steps(axes: Axes, places: Points, steps: Counts, evenly: bool, width: float = WIDE) -> None:
+    """Name up to four checkpoints, the first and the last among them, and tick all; fewer in a narrow panel."""
+    most = 4 if steps[-1] < 10_000 else 3
+    if width < WIDE:
+        most = 3 if steps[-1] < 1_000 else 2
+    wanted = np.linspace(places[0], places[-1], most)
     named = np.unique(np.abs(places[None] - wanted[:, None]).argmin(axis=1))
     axes.set_xticks(places[named], [f"{step:,}" for step in steps[named].tolist()])
     axes.set_xticks(places, minor=True)
     axes.tick_params(axis="x", which="minor", length=1.5, width=0.4)
-    axes.set_xlabel("step (checkpoints evenly spaced)" if evenly and len(steps) > 1 else "step", labelpad=2)
+    uneven = "step (evenly spaced)" if width < WIDE else "step (checkpoints evenly spaced)"
+    axes.set_xlabel(uneven if evenly and len(steps) > 1 else "step", labelpad=2)
     if len(named) > 1:
         # The outermost numbers would otherwise run into the neighbouring panel's.
         axes.get_xticklabels()[0].set_horizontalalignment("left")

@@ -1,7 +1,7 @@
 """The columns of a figure's table: units, concepts and anchors in a reader's words."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -77,6 +77,12 @@ def chosen(table: Table, **values: object) -> Table:
     for name, value in values.items():
         keep &= table[name] == value
     return {name: column[keep] for name, column in table.items()}
+
+
+def filled(rows: Sequence[Sequence[object]], kinds: Mapping[str, type]) -> Table:
+    """Turn rows into the columns of a table, each of its kind, also where there is no row."""
+    columns = list(zip(*rows, strict=True)) or [()] * len(kinds)
+    return {name: np.array(column, dtype=kinds[name]) for name, column in zip(kinds, columns, strict=True)}
 
 
 def layers_of(view: View) -> list[str]:

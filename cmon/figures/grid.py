@@ -29,16 +29,18 @@ def layer_grid(title: str, below: Mapping[str, str], label: str) -> tuple[Page, 
     return page, panels
 
 
-def index_grid(title: str, below: Mapping[str, str]) -> tuple[Page, dict[str, Axes]]:
-    """Make a page with three axes in a row, each with a y axis of its own.
+def index_grid(title: str, below: Mapping[str, str], height: float = 1.2) -> tuple[Page, dict[str, Axes]]:
+    """Make a page with axes, each with a y axis of its own, three in a row.
 
     Args:
         title: of the page.
         below: heading -> the line beneath it.
+        height: of the axes.
     """
-    page, margin, gap = Page(PAGE_WIDTH, title), 0.5, 0.5
-    width = (page.width - margin - 0.15 - 2 * gap) / 3
-    return page, _panels(page, below, 3, width, 1.2, margin, gap)
+    columns, margin, gap = 2 if len(below) in (2, 4) else min(3, max(1, len(below))), 0.5, 0.5
+    page = Page(PAGE_WIDTH if columns > 1 else 4.0, title)
+    width = (page.width - margin - 0.15 - (columns - 1) * gap) / columns
+    return page, _panels(page, below, columns, width, height, margin, gap)
 
 
 def _panels(

@@ -34,6 +34,14 @@ def draw(view: View, table: Table) -> Figure:
     columns = min(2, max(1, len(view.steps)))
     title = f"{view.study.runs[view.run]}: units in the shared plane"
     page = Page(style.PAGE_WIDTH if columns == 2 else 5.0, title)
+    draw_panels(page, view, table, columns)
+    page.legend(plane_marks(view, table))
+    page.legend(_tracked_marks(view, table))
+    return page.finish(view.caption)
+
+
+def draw_panels(page: Page, view: View, table: Table, columns: int) -> None:
+    """Draw a panel for every chosen checkpoint, so many in a row."""
     width = (page.width - 0.2 - 0.2 * (columns - 1)) / columns
     window, colours = Window.of(view.study), style.layer_colours(view.study.layers)
     words, anchors = chosen(table, run=""), chosen(table, kind="anchor")
@@ -50,12 +58,15 @@ def draw(view: View, table: Table) -> Figure:
         panel.ring(units, panel.write(places, anchors["concept"].tolist(), 3.0, np.zeros((0, 4)), crowd))
         if i % columns == columns - 1 or i == len(view.steps) - 1:
             page.y = top + 0.3 + width * window.ratio + 0.15
-    marks = layer_marks(layers_of(view), colours)
+
+
+def plane_marks(view: View, table: Table) -> list[style.Mark]:
+    """List a legend's marks for what is drawn in the plane."""
+    marks = layer_marks(layers_of(view), style.layer_colours(view.study.layers))
     if not chosen(table, kind="unit", state="alive")["interpretable"].all():
         marks.append(("pale: not interpretable", {"marker": "o", "ms": 5.0, "color": "#c8c8c8", "mec": "none"}))
-    page.legend([*marks, ("a concept", CONCEPT), *([("an anchor", ANCHOR)] if len(places) else [])])
-    page.legend(_tracked_marks(view, table))
-    return page.finish(view.caption)
+    anchors = len(chosen(table, kind="anchor")["x"]) > 0
+    return [*marks, ("a concept", CONCEPT), *([("an anchor", ANCHOR)] if anchors else [])]
 
 
 def subtitle(view: View, checkpoint: int) -> str:

@@ -11,7 +11,7 @@ from cmon.figures.grid import layer_grid
 from cmon.figures.intervals import draw_band
 from cmon.figures.meaning import near_cosine
 from cmon.figures.style import CYCLE, GREY, INK, SMALL, Mark, styled
-from cmon.records import Table, View
+from cmon.records import FloatArray, Table, View
 from cmon.statistics.history import History
 from cmon.statistics.retention import KINDS, PERCENTS, Lexicon, retention
 from cmon.statistics.trends import category_codes
@@ -54,18 +54,12 @@ def table(view: View) -> Table:
     are those of `cmon.statistics.retention`, and `flicker`, the share that resamples of the reference checkpoint's own
     images keep. NaN where there is no unit, no later checkpoint, no category or no resample.
     """
-    study, near, reference = view.study, near_cosine(view), reference_of(view)
-    lexicon = Lexicon(category_codes(study.concepts.categories), study.concept_features, near)
+    study, lexicon, reference = view.study, lexicon_of(view), reference_of(view)
+    near = lexicon.near
     ends = (view.step(reference), view.step(view.checkpoints[-1]))
     rows: list[tuple[Any, ...]] = []
     for name in layers_of(view):
-        layer = study.layers.index(name)
-        history, here = History.of(study, view.run, layer), view.rows(reference, layer)
-        own = study.units
-        score = np.full(history.concept.shape[1], np.nan, dtype=np.float32)
-        again = np.full((len(score), history.resamples), np.nan, dtype=np.float32)
-        score[own.unit[here]], again[own.unit[here]] = own.score[here], own.resampled_score[here]
-        found = retention(history, view.checkpoints.index(reference), score, again, lexicon)
+        found = retention(*followed(view, study.layers.index(name)), lexicon)
         low, high = found.share.within(0, 1)
         for x, (percent, units) in enumerate(zip(PERCENTS, found.units, strict=True)):
             place = (study.runs[view.run], name, *ends, percent, units)
@@ -74,6 +68,22 @@ def table(view: View) -> Table:
             rows.append((*place, "flicker", found.flicker[x], np.nan, np.nan, near))
     columns = zip(*rows, strict=True)
     return {n: np.array(column, dtype=COLUMNS[n]) for n, column in zip(COLUMNS, columns, strict=True)}
+
+
+def lexicon_of(view: View) -> Lexicon:
+    """Return how words are compared."""
+    concepts = view.study.concepts
+    return Lexicon(category_codes(concepts.categories), view.study.concept_features, near_cosine(view))
+
+
+def followed(view: View, layer: int) -> tuple[History, int, FloatArray, FloatArray]:
+    """Return what `retention` takes of one layer: words, the reference's place among them, its scores (U,), (U, B)."""
+    history, reference, own = History.of(view.study, view.run, layer), reference_of(view), view.study.units
+    here = view.rows(reference, layer)
+    score = np.full(history.concept.shape[1], np.nan, dtype=np.float32)
+    again = np.full((len(score), history.resamples), np.nan, dtype=np.float32)
+    score[own.unit[here]], again[own.unit[here]] = own.score[here], own.resampled_score[here]
+    return history, view.checkpoints.index(reference), score, again
 
 
 def reference_of(view: View) -> int:
@@ -121,6 +131,11 @@ def _lines(axes: Axes, rows: Table, kinds: list[str]) -> None:
     if missing:
         how: dict[str, Any] = {"ha": "center", "va": "center", "size": SMALL, "color": GREY, "style": "italic"}
         axes.text(0.5, 0.5, missing, transform=axes.transAxes, **how)
+    finish_axes(axes)
+
+
+def finish_axes(axes: Axes) -> None:
+    """Set the scales of shares over the most interpretable x per cent."""
     axes.set(ylim=(0, 1), yticks=[0, 0.5, 1], yticklabels=["0", "50 %", "100 %"], xlim=(0, 103))
     axes.set_yticks([0.25, 0.75], minor=True)
     axes.set_xticks([5, 25, 50, 75, 100], ["5", "25", "50", "75", "100 %"])

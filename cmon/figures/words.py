@@ -1,4 +1,4 @@
-"""How often the words that two detectors gave the same units agree."""
+"""How often the words agree that two detectors gave the same units, or one detector units of two runs."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -70,7 +70,7 @@ def _share(agrees: BoolArray, first: Words, second: Words, of: BoolArray) -> tup
     return float(agrees[one, two].mean()), float(often_one @ agrees @ often_two / len(one) ** 2)
 
 
-def resampled(first: Study, second: Study, rows: Rows, near: float) -> Numbers:
+def resampled(first: Study, second: Study, rows: Rows, near: float, partners: Rows | None = None) -> Numbers:
     """Count the units with a word from both, and take the three shares of `compared`, in every resample of the images.
 
     Resamples are the same for both detectors; where one has more, the others are left out.
@@ -80,17 +80,20 @@ def resampled(first: Study, second: Study, rows: Rows, near: float) -> Numbers:
         second: the other's, of the same units.
         rows: (N,) of the table of units.
         near: the cosine from which two words are near.
+        partners: (N,) rows of the second study that these are compared with; None: the same.
 
     Returns:
         (4, B); shares are NaN where no unit has a word from both.
     """
-    both = first.units.alive[rows] & second.units.alive[rows]
+    others = rows if partners is None else partners
+    both = first.units.alive[rows] & second.units.alive[others]
     resamples = min(one.units.resampled_concept.shape[1] for one in (first, second))
-    clear, second_clear = (one.units.resampled_interpretable[rows, :resamples] for one in (first, second))
+    pair = ((first.units, rows), (second.units, others))
+    clear, second_clear = (units.resampled_interpretable[here, :resamples] for units, here in pair)
     clear = clear & second_clear & both[:, None]
-    words, others = (one.units.resampled_concept[rows, :resamples][clear] for one in (first, second))
+    words, other_words = (units.resampled_concept[here, :resamples][clear] for units, here in pair)
     size = len(second.concepts.names)
-    pairs, place = np.unique(words.astype(np.int64) * size + others, return_inverse=True)
+    pairs, place = np.unique(words.astype(np.int64) * size + other_words, return_inverse=True)
     one, two = pairs // size, pairs % size
     same_word = np.array(first.concepts.names)[one] == np.array(second.concepts.names)[two]
     cosines = pair_cosines(first.concept_features, second.concept_features, one, two)

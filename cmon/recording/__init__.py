@@ -1,7 +1,8 @@
 """Recording units in forward passes: pooled activations, thresholds, and counts against concept masks."""
 
+from cmon.recording.batchnorm import check_batch_norm, recalibrate
 from cmon.recording.counting import Counter
 from cmon.recording.recorder import Recorder, pick_device
 from cmon.recording.tails import Thresholds
 
-__all__ = ["Counter", "Recorder", "Thresholds", "pick_device"]
+__all__ = ["Counter", "Recorder", "Thresholds", "check_batch_norm", "pick_device", "recalibrate"]

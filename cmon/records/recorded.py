@@ -129,11 +129,13 @@ class CheckpointActivations:
         image_ids: (I,) names, in the order of the rows.
         layers: in forward order.
         step: what the checkpoint's content says of its step; None where it says nothing.
+        sparsity: share of zeros among the network's weights, which are its parameters of two or more dimensions.
     """
 
     image_ids: tuple[str, ...]
     layers: tuple[LayerActivations, ...]
     step: int | None
+    sparsity: float
 
 
 @dataclass(frozen=True)
@@ -207,6 +209,7 @@ class CheckpointLabels:
         score_unit: what a score is measured in.
         concept_images: (C,) int64, how many images show each concept by the probe's own labels, -1 where they do not
             say; None where they were not read.
+        sparsity: as in CheckpointActivations.
     """
 
     concepts: Concepts
@@ -215,3 +218,4 @@ class CheckpointLabels:
     step: int | None
     score_unit: str
     concept_images: LongArray | None = None
+    sparsity: float = float("nan")

@@ -1,7 +1,7 @@
 """A whole study under one detector, and what a figure shows of it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -85,11 +85,42 @@ class Baseline:
 
 @dataclass(frozen=True)
 class CheckpointName:
-    """One checkpoint of one run: `run` indexes Study.runs."""
+    """One checkpoint of one run: `run` indexes Study.runs, `sparsity` is as in CheckpointActivations."""
 
     run: int
     name: str
     step: int
+    sparsity: float = float("nan")
+
+
+@dataclass(frozen=True)
+class Match:
+    """Units of one layer in one run, and those of another that they are compared with, at the last checkpoint of each.
+
+    Args:
+        run: index into Study.runs.
+        other: index into Study.runs.
+        layer: index into Study.layers.
+        checkpoint: of the run, index into Study.checkpoints.
+        other_checkpoint: of the other.
+        unit: (N,) int32.
+        partner: (N,) int32, the other run's unit, each at most once.
+        correlation: (N,) Pearson's, of the two units' pooled activations over the probe; NaN where one is constant.
+        chance: (N,) the same after matching with the other run's images permuted, highest first; NaN where units are
+            compared by number.
+        same_start: are units compared by number, since the runs began with the same weights.
+    """
+
+    run: int
+    other: int
+    layer: int
+    checkpoint: int
+    other_checkpoint: int
+    unit: IntArray
+    partner: IntArray
+    correlation: FloatArray
+    chance: FloatArray
+    same_start: bool
 
 
 @dataclass(frozen=True)
@@ -165,6 +196,11 @@ class View:
         near: the cosine of two words' features from which they are near in meaning; None: what few pairs of
             different concepts exceed.
         reference: checkpoint index, into study.checkpoints, that retention follows units from; None: the run's first.
+        runs: indices into study.runs of the runs that are shown together, `run` being the first; empty where a figure
+            shows one.
+        metrics: what trainings have recorded, such as accuracy: name -> (K,) a number for each of study.checkpoints,
+            NaN where it was not measured.
+        matches: of `run` with every other one of `runs`, layer by layer.
     """
 
     study: Study
@@ -178,6 +214,13 @@ class View:
     other: Study | None = None
     near: float | None = None
     reference: int | None = None
+    runs: tuple[int, ...] = ()
+    metrics: Mapping[str, FloatArray] = field(default_factory=dict)
+    matches: tuple[Match, ...] = ()
+
+    def of_run(self, run: int) -> "View":
+        """Return the view of one run, with no track, steps or reference of its own."""
+        return replace(self, run=run, track=(), steps=(), reference=None)
 
     @cached_property
     def checkpoints(self) -> tuple[int, ...]:

@@ -3,47 +3,72 @@
 import base64
 import io
 import json
-from dataclasses import replace
-from functools import lru_cache
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from cmon.config import Detector as DetectorTable
-from cmon.errors import ConfigError, listing
+from cmon.errors import listing
 from cmon.fingerprint import changes, fingerprint
 from cmon.h5 import write_whole
 from cmon.lint import concept_table, lint_lines
 from cmon.page import Picture, Section, render
 from cmon.recipes import Plan
-from cmon.records import Pixels, Study, View
-from cmon.report.captions import caption, low_prior, summary
-from cmon.stores import read_evidence, read_study
+from cmon.records import Match, Study, View
+from cmon.report.captions import low_prior, summary
+from cmon.report.views import metrics_of, view_of_detectors, view_of_run, view_of_runs
+from cmon.stores import read_evidence, read_matches, read_study
 from cmon.tables import csv_bytes, layers_table, units_table
 from cmon.work import Options, Outcome, Progress, Stopwatch, provenance
 from cmon.workspace import State
 
-THUMBNAIL_PIXELS = 96
 MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Figures that share a view, and stand together on the page.
+
+    Args:
+        detector: its name, or both.
+        shown: the run's name, or the runs'.
+        stem: where their files lie, below the report.
+        view: what they are drawn from.
+        names: of the figures.
+        warning: as in Section.
+        rows: as `layers` in Section.
+        notes: as in Section.
+        tables: as `folder` in Section.
+    """
+
+    detector: str
+    shown: str
+    stem: str
+    view: View
+    names: list[str]
+    warning: str = ""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    tables: str = ""
 
 
 def report_study(plan: Plan, options: Options, progress: Progress) -> Outcome:
     """Draw every figure of every run and detector, where the report is not current.
 
     Raises:
-        StaleInputError: where a detector's joint file is missing or stale.
-        ConfigError: for a unit or step to show that the study does not have.
+        StaleInputError: where a joint file is missing or stale.
+        ConfigError: for a unit or step to show that the study does not have, or metrics that cannot be read.
     """
     outcome = Outcome()
     state = report_state(plan)
     if state.current and not options.force:
         outcome.current += 1
         return outcome
-    for table in plan.study.detector:
-        plan.embedding(table).require("embed", plan.workspace.root)
+    joint = [plan.embedding(table) for table in plan.study.detector]
+    for target in [*joint, plan.matches] if plan.study.pairs_of_runs else joint:
+        target.require("embed", plan.workspace.root)
     if state.status not in ("missing", "current"):
         progress.line(f"report: {state}")
     outcome.made.append("report")
@@ -51,12 +76,9 @@ def report_study(plan: Plan, options: Options, progress: Progress) -> Outcome:
         return outcome
     watch = Stopwatch()
     written: dict[str, int] = {}
-    progress.begin("report", _figure_count(plan))
-    studies = [read_study(plan.embedding(table).path) for table in plan.study.detector]
-    drawn = zip(plan.study.detector, studies, strict=True)
-    sections = [section for one in drawn for section in _detector(plan, *one, written, progress)]
-    for first, second in combinations(zip(plan.study.detector, studies, strict=True), 2):
-        sections += _agreement(plan, first, second, written, progress)
+    sheets = _sheets(plan, written, outcome)
+    progress.begin("report", sum(len(sheet.names) for sheet in sheets))
+    sections = [_section(plan, sheet, written, progress) for sheet in sheets]
     page = render(sections, _settings(plan), provenance(watch))
     _put(plan, "index.html", page.encode("utf-8", "replace"), written)
     old = _manifest(plan.workspace.report)
@@ -80,23 +102,28 @@ def report_state(plan: Plan) -> State:
     return State("stale", f"lost: {listing(lost)}") if lost else State("current")
 
 
-def _figure_count(plan: Plan) -> int:
-    """Count the pictures to draw, over all runs."""
-    single, comparing, tables = len(_names(plan, False)), len(_names(plan, True)), len(plan.study.detector)
-    return len(plan.study.run) * (tables * single + tables * (tables - 1) // 2 * comparing)
+def _sheets(plan: Plan, written: dict[str, int], outcome: Outcome) -> list[Sheet]:
+    """Lay out all figures: each detector's, run by run and then of runs together, then those of two detectors."""
+    tables = plan.study.detector
+    studies = [read_study(plan.embedding(table).path) for table in tables]
+    matches = read_matches(plan.matches.path) if plan.study.pairs_of_runs else []
+    sheets: list[Sheet] = []
+    for table, study in zip(tables, studies, strict=True):
+        sheets += _of_runs(plan, table, study, written, outcome)
+        sheets += _of_comparisons(plan, table, study, matches, outcome)
+    for first, second in combinations(zip(tables, studies, strict=True), 2):
+        title, folder = f"{first[0].name} and {second[0].name}", f"{first[0].name}~{second[0].name}"
+        for run, name in enumerate(studies[0].runs if _asked(plan, "detectors") else ()):
+            view = view_of_detectors(plan, first, second, run)
+            names = _applying(plan, view, "detectors", name, outcome)
+            sheets.append(Sheet(title, name, f"{folder}/{name}", view, names, tables=folder))
+    return [sheet for sheet in sheets if sheet.names or sheet.rows]
 
 
-def _names(plan: Plan, compares: bool) -> list[str]:
-    """Name the wanted figures of one detector, or of two."""
-    from cmon.figures import FIGURES
-
-    return [name for name in plan.study.report.figures if FIGURES[name].compares is compares]
-
-
-def _detector(
-    plan: Plan, table: DetectorTable, study: Study, written: dict[str, int], progress: Progress
-) -> list[Section]:
-    """Write one detector's tables and figures."""
+def _of_runs(
+    plan: Plan, table: DetectorTable, study: Study, written: dict[str, int], outcome: Outcome
+) -> Iterator[Sheet]:
+    """Write one detector's tables, and lay out the figures of each run."""
     folder = table.name
     layers = layers_table(study)
     _put(plan, f"{folder}/units.csv", csv_bytes(units_table(study)), written)
@@ -105,43 +132,51 @@ def _detector(
     concepts = concept_table(evidence, study.concepts, study.concept_features, study.concept_images)
     _put(plan, f"{folder}/concepts.csv", csv_bytes(concepts), written)
     notes = lint_lines(concepts)
-    sections = []
-    for run in range(len(study.runs)):
-        view = _view(plan, table, study, run)
-        pictures = []
-        for name in _names(plan, False):
-            pictures.append(_picture(plan, view, name, f"{folder}/{study.runs[run]}/{name}", written))
-            progress.advance(1, f"{study.runs[run]}/{name}")
-        rows = summary(layers, study.runs[run])
-        warning = low_prior(table, layers, study, study.runs[run])
-        sections.append(Section(table.name, study.runs[run], view.caption, warning, pictures, rows, notes, folder))
-    return sections
+    for run, name in enumerate(study.runs):
+        view = view_of_run(plan, table, study, run)
+        names = _applying(plan, view, "run", name, outcome)
+        warning = low_prior(table, layers, study, name)
+        rows = summary(layers, name)
+        yield Sheet(folder, name, f"{folder}/{name}", view, names, warning, rows, notes, folder)
 
 
-def _agreement(
-    plan: Plan,
-    first: tuple[DetectorTable, Study],
-    second: tuple[DetectorTable, Study],
-    written: dict[str, int],
-    progress: Progress,
-) -> list[Section]:
-    """Write the figures that compare two detectors."""
-    sections = []
-    title, folder = f"{first[0].name} and {second[0].name}", f"{first[0].name}~{second[0].name}"
-    for run, run_name in enumerate(first[1].runs if _names(plan, True) else ()):
-        view = _view(plan, *first, run)
-        both = f"{view.caption}. {caption(plan, *second, run)}"
-        view = replace(view, other=second[1], caption=both)
-        pictures = []
-        for name in _names(plan, True):
-            pictures.append(_picture(plan, view, name, f"{folder}/{run_name}/{name}", written))
-            progress.advance(1, f"{run_name}/{name}")
-        sections.append(Section(title, run_name, both, "", pictures, [], [], folder))
-    return sections
+def _of_comparisons(
+    plan: Plan, table: DetectorTable, study: Study, matches: list[Match], outcome: Outcome
+) -> Iterator[Sheet]:
+    """Lay out one detector's figures of runs together."""
+    metrics = metrics_of(plan, study) if _asked(plan, "runs") else {}
+    for name, runs in plan.study.comparisons.items() if _asked(plan, "runs") else ():
+        view = view_of_runs(plan, table, study, runs, metrics, matches)
+        names = _applying(plan, view, "runs", f"comparison {name}", outcome)
+        yield Sheet(table.name, listing(runs, 20), f"{table.name}/compare~{name}", view, names, tables=table.name)
 
 
-def _near(plan: Plan) -> float | None:
-    return None if plan.study.report.near == "auto" else float(plan.study.report.near)
+def _asked(plan: Plan, shows: str) -> list[str]:
+    """Name the wanted figures of one run, of several, or of two detectors."""
+    from cmon.figures import FIGURES
+
+    return [name for name in plan.study.report.figures if FIGURES[name].shows == shows]
+
+
+def _applying(plan: Plan, view: View, shows: str, place: str, outcome: Outcome) -> list[str]:
+    """Name the wanted figures that have something to show; of those that the config names, warn where they have not."""
+    from cmon.figures import FIGURES
+
+    reasons = {name: FIGURES[name].applies(view) for name in _asked(plan, shows)}
+    if "figures" in plan.study.report.model_fields_set:
+        warnings = [f"{name} of {place} is not drawn: {reason}" for name, reason in reasons.items() if reason]
+        outcome.warnings += [warning for warning in warnings if warning not in outcome.warnings]
+    return [name for name, reason in reasons.items() if not reason]
+
+
+def _section(plan: Plan, sheet: Sheet, written: dict[str, int], progress: Progress) -> Section:
+    """Draw a sheet's figures."""
+    pictures = []
+    for name in sheet.names:
+        pictures.append(_picture(plan, sheet.view, name, f"{sheet.stem}/{name}", written))
+        progress.advance(1, f"{sheet.stem.partition('/')[2]}/{name}")
+    about = (sheet.view.caption, sheet.warning, pictures, sheet.rows, sheet.notes, sheet.tables)
+    return Section(sheet.detector, sheet.shown, *about)
 
 
 def _picture(plan: Plan, view: View, name: str, stem: str, written: dict[str, int]) -> Picture:
@@ -161,91 +196,6 @@ def _picture(plan: Plan, view: View, name: str, stem: str, written: dict[str, in
     _put(plan, f"{stem}.csv", csv_bytes(table), written)
     links = [f"{stem}.{form}" for form in (*plan.study.report.formats, "csv")]
     return Picture(kind.title, kind.explanation, base64.b64encode(images["png"]).decode(), links)
-
-
-def _view(plan: Plan, table: DetectorTable, study: Study, run: int) -> View:
-    """Choose what one run's figures show."""
-    settings = plan.study.report
-    places = {name: index for index, name in enumerate(plan.probe.ids)}
-
-    @lru_cache(maxsize=4096)
-    def thumbnail(index: int) -> Pixels:
-        image = plan.probe.image(places[study.image_ids[index]])
-        image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), Image.Resampling.LANCZOS)
-        return np.asarray(image, dtype=np.uint8)
-
-    return View(
-        study=study,
-        run=run,
-        track=_tracked(study, run, settings.track),
-        steps=_shown_checkpoints(study, run, settings.steps),
-        top=settings.top,
-        images=settings.images,
-        caption=caption(plan, table, study, run),
-        thumbnail=thumbnail,
-        near=_near(plan),
-        reference=_reference(study, run, settings.reference),
-    )
-
-
-def _reference(study: Study, run: int, step: int | None) -> int | None:
-    """Find the checkpoint that retention follows units from; None: the run's first."""
-    if step is None:
-        return None
-    mine = {name.step: k for k, name in enumerate(study.checkpoints) if name.run == run}
-    if step not in mine:
-        raise ConfigError(
-            "report.reference", f"run {study.runs[run]} has no step {step}", f"it has {listing(mine, 40)}"
-        )
-    return mine[step]
-
-
-def _tracked(study: Study, run: int, names: list[str]) -> tuple[tuple[int, int], ...]:
-    """Resolve run/layer/unit; without any of this run: its three clearest units at the end, of the last layer."""
-    units = study.units
-    known = {(int(a), int(b)) for a, b in zip(units.layer[units.run == run], units.unit[units.run == run], strict=True)}
-    found = []
-    for name in names:
-        run_name, _, rest = name.partition("/")
-        layer_name, _, number = rest.rpartition("/")
-        if run_name not in study.runs or layer_name not in study.layers or not number.isdecimal():
-            hint = f"write run/layer/unit; runs: {listing(study.runs)}; layers: {listing(study.layers)}"
-            raise ConfigError("report.track", f"no unit {name}", hint)
-        place = (study.layers.index(layer_name), int(number))
-        if study.runs.index(run_name) != run:
-            continue
-        if place not in known:
-            count = 1 + max((unit for layer, unit in known if layer == place[0]), default=-1)
-            hint = f"{layer_name} has {count} units there, counted from 0"
-            raise ConfigError("report.track", f"no unit {name}", hint)
-        found.append(place)
-    return tuple(found) or _clearest(study, run, 3)
-
-
-def _clearest(study: Study, run: int, count: int) -> tuple[tuple[int, int], ...]:
-    """Return the clearest interpretable units of the run's last checkpoint and layer, each with another word."""
-    units = study.units
-    last = max(k for k, name in enumerate(study.checkpoints) if name.run == run)
-    rows = np.flatnonzero((units.checkpoint == last) & units.interpretable)
-    if not len(rows):
-        return ()
-    rows = rows[units.layer[rows] == units.layer[rows].max()]
-    chosen: dict[int, tuple[int, int]] = {}
-    for row in rows[np.argsort(-units.score[rows], kind="stable")]:
-        chosen.setdefault(int(units.concept[row]), (int(units.layer[row]), int(units.unit[row])))
-    return tuple(chosen.values())[:count]
-
-
-def _shown_checkpoints(study: Study, run: int, steps: list[int]) -> tuple[int, ...]:
-    """Find the checkpoints of the given steps; without any: the first, the last and up to two between."""
-    mine = [k for k, name in enumerate(study.checkpoints) if name.run == run]
-    if not steps:
-        return tuple(mine[i] for i in sorted({round(x) for x in np.linspace(0, len(mine) - 1, min(4, len(mine)))}))
-    found = [k for k in mine if study.checkpoints[k].step in steps]
-    if not found:
-        there = listing([study.checkpoints[k].step for k in mine], 40)
-        raise ConfigError("report.steps", f"run {study.runs[run]} has none of these steps", f"it has {there}")
-    return tuple(found)
 
 
 def _settings(plan: Plan) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from cmon.statistics import is_low_prior
 NOT_ON_PAGE = ("run", "checkpoint", "changed", "changed_error", "median_score")
 
 
-def caption(plan: Plan, table: DetectorTable, study: Study, run: int) -> str:
-    """Say in one line what the numbers of a run's figures rest on."""
+def caption(plan: Plan, table: DetectorTable, study: Study, runs: tuple[int, ...]) -> str:
+    """Say in one line what the numbers of figures of some runs rest on."""
     parameters = {k: v for k, v in detector_from(table).recipe().items() if k not in ("similarity", "p_start", "p_end")}
     if "a" in study.facts:
         parameters["a"] = f"{study.facts['a']:.3g}" + (" (auto)" if parameters["a"] == "auto" else "")
@@ -25,11 +25,11 @@ def caption(plan: Plan, table: DetectorTable, study: Study, run: int) -> str:
         f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}" for name, value in parameters.items()
     ]
     parts += [f"C = {len(study.concepts.names):,}", f"I = {len(study.image_ids):,}", _test(plan, table)]
-    parts += _prior(table, study, run)
+    parts += _prior(table, study, runs)
     if "quantile" in study.facts:
         error = f" (within {study.facts['rank_error']:.1g})" if study.facts["rank_error"] else ""
         parts += [f"T exceeded at {study.facts['quantile']:g} of positions{error}"]
-    states = np.bincount(study.units.state[study.units.run == run], minlength=len(STATES))
+    states = np.bincount(study.units.state[np.isin(study.units.run, runs)], minlength=len(STATES))
     silent = ", ".join(f"{count:,} {name}" for name, count in zip(STATES[1:], states[1:], strict=True))
     parts += [f"of {states.sum():,} units x checkpoints {silent}"]
     embed = plan.study.embed
@@ -37,8 +37,26 @@ def caption(plan: Plan, table: DetectorTable, study: Study, run: int) -> str:
     parts += [
         f"u: {embed.top_k} concepts, T = {embed.temperature:g}",
         f"pooling {plan.study.activations.pooling}",
+        *_networks(plan, study, runs),
     ]
     return "; ".join(parts)
+
+
+def _networks(plan: Plan, study: Study, runs: tuple[int, ...]) -> list[str]:
+    """Say what was done to networks before they were looked at, and how sparse they are where any weight is zero."""
+    tables = [plan.study.run[run] for run in runs]
+    how = {
+        run.name: f"recalibrated on {run.batchnorm_images.name if run.batchnorm_images else 'the probe'}"
+        if run.batchnorm == "recalibrate"
+        else "as saved"
+        for run in tables
+    }
+    said = set(how.values())
+    parts = [f"batchnorm {said.pop() if len(said) == 1 else ', '.join(f'{name} {way}' for name, way in how.items())}"]
+    sparsity = [name.sparsity for name in study.checkpoints if name.run in runs]
+    if max(sparsity, default=0) > 0.005:
+        parts.append(f"{100 * min(sparsity):.3g} to {100 * max(sparsity):.3g} % of weights are zero")
+    return parts
 
 
 def _test(plan: Plan, table: DetectorTable) -> str:
@@ -49,13 +67,13 @@ def _test(plan: Plan, table: DetectorTable) -> str:
     return f"tau = {testing.tau}" + (f" ({', '.join(drawn)}, seed {testing.seed})" if drawn else "")
 
 
-def _prior(table: DetectorTable, study: Study, run: int) -> list[str]:
+def _prior(table: DetectorTable, study: Study, runs: tuple[int, ...]) -> list[str]:
     """Say which units the prior is over, and how many of a layer's own it rests on."""
     if not study.facts.get("lam", 0):
         return ["prior: none"]
     if has_study_prior(table):
         return ["prior: study"]
-    perplexity = study.prior_perplexity[[name.run == run for name in study.checkpoints]]
+    perplexity = study.prior_perplexity[[name.run in runs for name in study.checkpoints]]
     known = perplexity[np.isfinite(perplexity)]
     return ["prior: layer", *([f"its perplexity {np.median(known):.1f} units (median)"] if len(known) else [])]
 
@@ -79,7 +97,8 @@ def summary(layers: Table, run: str) -> list[dict[str, Any]]:
     """Return the layers of a run at its first and last step, for the page: each number with its error."""
     rows = np.flatnonzero(layers["run"] == run)
     ends = {layers["step"][rows].min(), layers["step"][rows].max()}
-    hidden = {*NOT_ON_PAGE, *(name for name in ("constant", "saturated") if not layers[name][rows].any())}
+    seldom = ("constant", "saturated", "sparsity")
+    hidden = {*NOT_ON_PAGE, *(name for name in seldom if not (layers[name][rows] > 0).any())}
     found = []
     for row in rows[np.isin(layers["step"][rows], list(ends))]:
         shown = {name: column[row] for name, column in layers.items() if name not in hidden}

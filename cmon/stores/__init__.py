@@ -8,6 +8,8 @@ I images, U units of a layer, C concepts, D dimensions, R rows, K checkpoints, L
 
 activations, a file per checkpoint: activations/<run>/<checkpoint>.h5
     attribute step                  int64  what the checkpoint's content says of its step, if it does
+    attribute sparsity              float64, share of zeros among the network's parameters of two or more dimensions,
+                                    after masks; NaN where it has none, or in a file of an older cmon
     /images/id                      (I,)   str, sorted; row i of every array below is image i
     /layer_names                    (L,)   str, in forward order
     /layers/<layer>/mean or max     (I, U) pooled activations, in the unit of the layer's output
@@ -33,7 +35,7 @@ evidence, a file per workspace: evidence.h5
     /concept_features               (C, D) unit norm
 
 similarity, a file per detector and checkpoint: similarity/<detector>/<run>/<checkpoint>.h5
-    attribute step, attribute score_unit; concepts are those of its detector: the evidence's, or the counts'; untrained
+    attributes step, sparsity, score_unit; concepts are those of its detector: the evidence's, or the counts'; untrained
     networks are similarity/<detector>/<run>~baseline/random-init-<seed>.h5, and so are their activations and counts
     /concepts/images                (C,)   int64, images that show each by the probe's own labels, -1 unknown; or absent
     /images/id, /concepts/name, /concepts/category, /layer_names
@@ -57,6 +59,7 @@ embedding, a file per detector: embedding/<detector>.h5
     attribute score_unit; attributes with numbers on the projection, such as trustworthiness
     /runs/name, /layer_names, /images/id, /concepts/name, /concepts/category
     /checkpoints/run (K,) int32, /checkpoints/name, /checkpoints/step (K,) int64
+    /checkpoints/sparsity           (K,)   share of zeros among the network's weights; NaN where it is not known
     /units/run, checkpoint, layer, unit, concept      (R,) int32; concept is -1 for units not alive
     /units/score, /units/p_value (R,), /units/interpretable (R,) bool, /units/state (R,) int8, /units/quality (R, 4)
     /units/resampled_concept (R, B) int32, /units/resampled_score (R, B), /units/resampled_interpretable (R, B) bool
@@ -71,6 +74,13 @@ embedding, a file per detector: embedding/<detector>.h5
     /d_anchor_resampled, /spread_resampled (K, L, B) the same in every resample
     /baseline/run, layer, seed, units, alive, interpretable (N,) int32, of untrained networks
     /prior_perplexity               (K, L) units that the layer's prior rests on; NaN where there is no prior
+
+matches, a file per workspace, where figures compare runs: matches.h5; N pairs of units at last checkpoints
+    /pairs/run, other, layer, checkpoint, other_checkpoint (N,) int32, of what an embedding file lists
+    /pairs/unit, /pairs/partner     (N,)   int32, a unit of the run and one of the other
+    /pairs/correlation              (N,)   Pearson's, of their activations; NaN where one is constant
+    /pairs/chance                   (N,)   in each layer, of as many matched on permuted images; NaN where same_start
+    /pairs/same_start               (N,)   bool, paired by number, since the runs began with the same weights
 """
 
 from cmon.stores.checkpoints import (
@@ -84,6 +94,7 @@ from cmon.stores.checkpoints import (
     write_evidence,
     write_labels,
 )
+from cmon.stores.matches import read_matches, write_matches
 from cmon.stores.study import read_study, write_study
 
 __all__ = [
@@ -91,11 +102,13 @@ __all__ = [
     "read_counts",
     "read_evidence",
     "read_labels",
+    "read_matches",
     "read_scores",
     "read_study",
     "write_activations",
     "write_counts",
     "write_evidence",
     "write_labels",
+    "write_matches",
     "write_study",
 ]

@@ -39,6 +39,7 @@ def write_activations(
 
     def fill(file: h5py.File) -> None:
         _write_step(file, recorded.step)
+        write_facts(file, {"sparsity": recorded.sparsity})
         write_strings(file, "images/id", recorded.image_ids)
         write_strings(file, "layer_names", tuple(layer.name for layer in recorded.layers))
         for layer in recorded.layers:
@@ -53,7 +54,7 @@ def read_activations(path: Path, pooling: str) -> CheckpointActivations:
         layers = tuple(
             LayerActivations(name, file[f"layers/{name}/{pooling}"][:]) for name in read_strings(file, "layer_names")
         )
-        return CheckpointActivations(read_strings(file, "images/id"), layers, _read_step(file))
+        return CheckpointActivations(read_strings(file, "images/id"), layers, _read_step(file), _read_sparsity(file))
 
 
 def write_counts(path: Path, recipe: Recipe, provenance: Json, counts: CheckpointCounts) -> None:
@@ -116,6 +117,7 @@ def write_labels(path: Path, recipe: Recipe, provenance: Json, labels: Checkpoin
 
     def fill(file: h5py.File) -> None:
         _write_step(file, labels.step)
+        write_facts(file, {"sparsity": labels.sparsity})
         write_attribute(file, "score_unit", labels.score_unit)
         write_strings(file, "images/id", labels.image_ids)
         write_concepts(file, labels.concepts, labels.concept_images)
@@ -142,7 +144,8 @@ def read_labels(path: Path) -> CheckpointLabels:
             )
         ids, concepts = read_strings(file, "images/id"), read_concepts(file)
         images, unit = read_concept_images(file), read_attribute(file, "score_unit")
-        return CheckpointLabels(concepts, ids, tuple(layers), _read_step(file), unit, images)
+        facts = (_read_step(file), unit, images, _read_sparsity(file))
+        return CheckpointLabels(concepts, ids, tuple(layers), *facts)
 
 
 def read_scores(path: Path, layer: str) -> FloatArray:
@@ -164,3 +167,7 @@ def _write_step(file: h5py.File, step: int | None) -> None:
 
 def _read_step(file: h5py.File) -> int | None:
     return int(file.attrs["step"]) if "step" in file.attrs else None
+
+
+def _read_sparsity(file: h5py.File) -> float:
+    return read_facts(file).get("sparsity", float("nan"))

@@ -37,6 +37,7 @@ def write_study(path: Path, recipe: Recipe, provenance: Json, study: Study) -> N
         write_array(file, "checkpoints/run", np.array([c.run for c in study.checkpoints], dtype=np.int32))
         write_strings(file, "checkpoints/name", tuple(c.name for c in study.checkpoints))
         write_array(file, "checkpoints/step", np.array([c.step for c in study.checkpoints], dtype=np.int64))
+        write_array(file, "checkpoints/sparsity", np.array([c.sparsity for c in study.checkpoints], dtype=np.float32))
         for name, values in vars(study.units).items():
             write_array(file, f"units/{UNIT_NAMES.get(name, name)}", values)
         write_strings(file, "anchors/name", study.anchors.names)
@@ -56,6 +57,7 @@ def read_study(path: Path) -> Study:
             file["checkpoints/run"][:].tolist(),
             read_strings(file, "checkpoints/name"),
             file["checkpoints/step"][:].tolist(),
+            file["checkpoints/sparsity"][:].tolist(),
             strict=True,
         )
         units = {name: file[f"units/{UNIT_NAMES.get(name, name)}"][:] for name in Units.__dataclass_fields__}
