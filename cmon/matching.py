@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 from cmon.records import FloatArray, IntArray
@@ -60,13 +59,14 @@ def paired(first: FloatArray, other: FloatArray) -> Pairs:
         other: (I, U) of the other network on the same images.
     """
     number = np.arange(first.shape[1], dtype=np.int32)
-    correlation = (_standardised(first) * _standardised(other)).sum(axis=0)
+    correlation = np.einsum("iu,iu->u", _standardised(first), _standardised(other))
     return Pairs(number, number, correlation.astype(np.float32), np.full(len(number), np.nan, np.float32))
 
 
-def _standardised(values: FloatArray) -> npt.NDArray[np.float64]:
+def _standardised(values: FloatArray) -> FloatArray:
     """Shift and scale columns to mean 0 and length 1; NaN where they are constant."""
-    varying = values.max(axis=0) > values.min(axis=0)
-    centred = values - values.mean(axis=0, dtype=np.float64)
-    length = np.where(varying, np.sqrt(np.square(centred).sum(axis=0)), np.nan)
-    return np.asarray(centred / length)
+    found = np.full_like(values, np.nan)
+    for unit in np.flatnonzero(values.max(axis=0) > values.min(axis=0)):  # by column: layers and probes may be large
+        centred = values[:, unit] - values[:, unit].mean(dtype=np.float64)
+        found[:, unit] = centred / np.sqrt(np.square(centred).sum())
+    return found

@@ -48,7 +48,11 @@ def a_study(words=("cat", "red", "sky"), categories=("object", "color", "scene")
         detector="d",
         score_unit="nats",
         runs=("plain", "robust"),
-        checkpoints=(CheckpointName(0, "a.pt", 1), CheckpointName(0, "b.pt", 10, 0.25), CheckpointName(1, "a.pt", 5, 0.0)),
+        checkpoints=(
+            CheckpointName(0, "a.pt", 1),
+            CheckpointName(0, "b.pt", 10, 0.25),
+            CheckpointName(1, "a.pt", 5, 0.0),
+        ),
         layers=("layer1", "layer2"),
         concepts=Concepts(tuple(words), tuple(categories)),
         concept_features=np.zeros((3, 2), np.float32),
