@@ -26,7 +26,7 @@ demo: install  ## a small training watched from the first epoch to the last; end
 	$(BIN)/python scripts/train_demo_classifier.py $(DEMO)/classifier
 	$(BIN)/cmon run sample_configs/demo.toml
 
-small: install  ## the paper's four case studies, small, with a table of its claims; CMON_DATA says where the data are
+small: install  ## the paper's four case studies, small (25 minutes); CMON_DATA says where the data are
 	@test -f "$(CMON_DATA)/cifar10_train20k.zip" || { echo 'error: CMON_DATA: no cifar10_train20k.zip there' >&2; \
 	  echo 'hint: make small CMON_DATA=/path/to/data; README says what belongs there' >&2; exit 2; }
 	$(MAKE) -j2 -f sample_configs/small/Makefile PYTHON=$(BIN)/python CMON=$(BIN)/cmon

@@ -135,6 +135,15 @@ def test_a_comparison_takes_the_runs_that_it_names_in_their_order(compared):
     assert {(match.run, match.other) for match in read_matches(compared.workspace / "matches.h5")} == {(1, 0)}
 
 
+def test_other_runs_are_compared_in_the_order_of_the_comparison(compared):
+    third = {**compared.tables["run"][1], "name": "third"}
+    compared.tables["run"].append(third)
+    compared.edit("report", figures=["compare_units"], compare={"x": ["plain", "third", "other"]})
+    assert compared.cmon("run").code == 0
+    table = rows(compared, "clip_dissect/compare~x/compare_units.csv")
+    assert list(dict.fromkeys(row["other"] for row in table)) == ["third", "other"]
+
+
 @pytest.mark.parametrize(
     ("compare", "words"),
     [

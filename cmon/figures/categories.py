@@ -196,12 +196,14 @@ def positions(steps: Counts) -> tuple[Points, bool]:
 
 
 def label_steps(axes: Axes, places: Points, steps: Counts, evenly: bool, width: float = WIDE) -> None:
-    """Name up to four checkpoints, the first and the last among them, and tick all; fewer in a narrow panel."""
+    """Name some checkpoints, the first and the last among them, as many as there is room for, and tick all."""
     most = 4 if steps[-1] < 10_000 else 3
     if width < WIDE:
         most = 3 if steps[-1] < 1_000 else 2
     wanted = np.linspace(places[0], places[-1], most)
     named = np.unique(np.abs(places[None] - wanted[:, None]).argmin(axis=1))
+    if len(steps) <= 6 and steps[-1] < 100 and (places[-1] - places[0]) <= 5.5 * np.diff(places).min(initial=np.inf):
+        named = np.arange(len(steps))
     axes.set_xticks(places[named], [f"{step:,}" for step in steps[named].tolist()])
     axes.set_xticks(places, minor=True)
     axes.tick_params(axis="x", which="minor", length=1.5, width=0.4)

@@ -40,8 +40,9 @@ def view_of_runs(
 ) -> View:
     """Choose what figures of several runs show; the first is what the others are compared with."""
     runs = tuple(study.runs.index(name) for name in names)
-    mine = tuple(match for match in matches if match.run == runs[0] and match.other in runs)
-    return replace(_view(plan, table, study, runs), runs=runs, metrics=metrics, matches=mine)
+    mine = [match for match in matches if match.run == runs[0] and match.other in runs]
+    ordered = tuple(sorted(mine, key=lambda match: runs.index(match.other)))
+    return replace(_view(plan, table, study, runs), runs=runs, metrics=metrics, matches=ordered)
 
 
 def view_of_detectors(
