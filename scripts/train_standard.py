@@ -12,7 +12,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from training.command import run_script, shared_parser
+from training.command import Parser, run_script, shared_parser
 from training.loop import Clock, Trainer, epoch_name, saved_epochs, train_epochs
 from training.saving import Journal, locked
 from training.start import nothing_to_do, prepare
@@ -28,9 +28,14 @@ def train(arguments: argparse.Namespace) -> None:
         train_epochs(Trainer(arguments, model, data), journal, Clock(arguments.epochs))
 
 
+def parser() -> Parser:
+    """Return the options."""
+    return shared_parser(__doc__ or "", epochs=30, lr=0.1)
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    return run_script(train, shared_parser(__doc__ or "", epochs=30, lr=0.1), words)
+    return run_script(train, parser(), words)
 
 
 if __name__ == "__main__":

@@ -232,6 +232,13 @@ def test_the_report_asks_for_lost_matches(compared):
     compared.cmon("report").fails(3, "matches.h5", "run cmon embed")
 
 
+def test_lost_activations_are_asked_for_where_units_must_be_matched(compared):
+    (compared.workspace / "activations" / "other" / "epoch_3.h5").unlink()
+    assert compared.cmon("embed").code == 0
+    (compared.workspace / "matches.h5").unlink()
+    compared.cmon("embed").fails(3, "activations/other/epoch_3.h5", "missing", "run cmon activations")
+
+
 def test_captions_say_what_was_done_to_batch_normalisation(two):
     assert "batchnorm as saved" in (two.workspace / "report" / "index.html").read_text()
 

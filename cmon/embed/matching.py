@@ -13,6 +13,7 @@ def match_runs(plan: Plan, study: Study) -> list[Match]:
     """Pair the units of every two runs that are compared, see Study.pairs_of_runs, in every layer that both have.
 
     Raises:
+        StaleInputError: where the activations of a run's last checkpoint are missing or stale.
         ConfigError: where runs of one start have layers of different sizes.
     """
 
@@ -21,7 +22,9 @@ def match_runs(plan: Plan, study: Study) -> list[Match]:
         last = max(k for k, name in enumerate(study.checkpoints) if name.run == run)
         table = plan.study.run[run]
         (unit,) = (u for u in plan.units if u.run is table and u.checkpoint.name == study.checkpoints[last].name)
-        recorded = read_activations(plan.activations(unit).path, plan.study.activations.pooling)
+        target = plan.activations(unit)
+        target.require("activations", plan.workspace.root)
+        recorded = read_activations(target.path, plan.study.activations.pooling)
         return last, {table.layer_names.get(layer.name, layer.name): layer.values for layer in recorded.layers}
 
     found = []
