@@ -19,6 +19,9 @@ import pytest
 hypothesis.settings.register_profile("cmon", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("cmon")
 
+# A shell starts what runs in its background with SIGINT ignored, and so would be what tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 IMAGES = 24
 WORDS = ("stripe", "dot", "wood", "stone", "dog", "cat", "car", "sky", "sea", "red", "green", "blue")
 MODEL = """
