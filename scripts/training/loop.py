@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cmon.checkpoints import sparsity
 from cmon.errors import ConfigError
 from training.attack import Attack
 from training.command import TrainingError
 from training.data import Data
-from training.networks import Normalised, autocast, sparsity, train_mode
+from training.networks import Normalised, autocast, train_mode
 from training.randomness import derived_seed, generator
 from training.saving import Journal, Measures, on_cpu
 
@@ -116,7 +117,7 @@ class Trainer:
                 right += int((scores.argmax(1) == labels).sum())
         count = len(self.data.test)
         mean = self._number(loss.item() / count, epoch)
-        return Measures(mean, right / count, self._robust_accuracy(), sparsity(self.model.state_dict()))
+        return Measures(mean, right / count, self._robust_accuracy(), sparsity(self.model))
 
     def _robust_accuracy(self) -> float | None:
         if self.judge is None:

@@ -74,18 +74,6 @@ def autocast(arguments: argparse.Namespace) -> contextlib.AbstractContextManager
     return torch.autocast(kind, dtype) if dtype != torch.float32 else contextlib.nullcontext()
 
 
-def sparsity(state: dict[str, Tensor]) -> float:
-    """Return the share of zeros among a state dict's weights of two dimensions or more, masks applied."""
-    zeros = total = 0
-    for name, tensor in state.items():
-        if tensor.dim() < 2 or name.endswith("_mask"):
-            continue
-        mask = state.get(f"{name.removesuffix('_orig')}_mask") if name.endswith("_orig") else None
-        zeros += int(((tensor if mask is None else tensor * mask) == 0).sum())
-        total += tensor.numel()
-    return zeros / total if total else 0.0
-
-
 def head_name(model: nn.Module) -> str | None:
     """Return the name of the last linear layer; None where there is none."""
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]

@@ -7,7 +7,7 @@ import io
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cmon import h5
 from cmon.checkpoints.reading import DAMAGE, load_torch
 from cmon.errors import CmonError, ConfigError, StoreError, listing, one_line
 from training.command import TrainingError
@@ -22,7 +23,7 @@ from training.command import TrainingError
 COLUMNS = ("checkpoint", "step", "loss", "accuracy", "robust_accuracy", "sparsity")
 ARGUMENTS = "arguments.json"
 STATE = "resume.pt"
-UNFINISHED = ".unfinished"
+UNFINISHED = ".*.tmp"
 # What decides where the files go or how fast, but none of their numbers.
 WITHOUT_EFFECT = ("out", "workers", "only")
 
@@ -38,20 +39,12 @@ class Measures:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Put bytes at `path` whole or not at all; the folder's lock lets all of it share one temporary name."""
-    temporary = path.with_name(UNFINISHED)
+    """Put bytes at `path` whole or not at all."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        h5.write_whole(path, data)
+    except StoreError as error:
         hint = "make room and run the same command: it goes on from the last epoch that was kept"
-        raise StoreError(path, f"cannot be written: {error.strerror or one_line(error)}", hint) from error
+        raise StoreError(error.where, error.what, hint) from error
 
 
 def torch_bytes(content: dict[str, Any]) -> bytes:
@@ -98,7 +91,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 def clear_unfinished(folder: Path) -> None:
     """Delete what a killed process left half written."""
-    for path in (folder / UNFINISHED, *folder.glob(f"*/{UNFINISHED}")):
+    for path in (*folder.glob(UNFINISHED), *folder.glob(f"*/{UNFINISHED}")):
         path.unlink(missing_ok=True)
 
 
@@ -110,7 +103,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     """
     path = arguments.out / ARGUMENTS
     if not path.exists():
-        others = [place.name for place in arguments.out.iterdir() if place.name != UNFINISHED]
+        others = [place.name for place in arguments.out.iterdir() if not place.match(UNFINISHED)]
         if others:
             what = f"is no training's folder: it holds {listing(sorted(others), 3)}"
             raise ConfigError(arguments.out, what, "give another folder")
