@@ -64,6 +64,14 @@ def test_a_figure_that_the_config_names_and_that_has_nothing_to_show_is_a_warnin
     assert "accuracy of" not in two.said
 
 
+def test_a_figure_that_takes_two_is_a_warning_where_there_is_one(finished):
+    finished.edit("report", figures=["categories", "agreement", "compare_units"])
+    result = finished.cmon("report")
+    assert result.code == 0
+    assert "warning: compare_units is not drawn: it takes two runs" in result.err
+    assert "warning: agreement is not drawn: it takes two detectors" in result.err
+
+
 def test_a_figure_that_is_drawn_by_default_is_left_out_silently(compared):
     del compared.tables["report"]["figures"]
     compared.edit("report", dpi=51)

@@ -108,6 +108,7 @@ def _sheets(plan: Plan, written: dict[str, int], outcome: Outcome) -> list[Sheet
     studies = [read_study(plan.embedding(table).path) for table in tables]
     matches = read_matches(plan.matches.path) if plan.study.pairs_of_runs else []
     sheets: list[Sheet] = []
+    outcome.warnings += _impossible(plan)
     for table, study in zip(tables, studies, strict=True):
         sheets += _of_runs(plan, table, study, written, outcome)
         sheets += _of_comparisons(plan, table, study, matches, outcome)
@@ -156,6 +157,18 @@ def _asked(plan: Plan, shows: str) -> list[str]:
     from cmon.figures import FIGURES
 
     return [name for name in plan.study.report.figures if FIGURES[name].shows == shows]
+
+
+def _impossible(plan: Plan) -> list[str]:
+    """Warn of figures that the config names and that take more runs or detectors than it has."""
+    lacking = {"runs": not plan.study.comparisons, "detectors": len(plan.study.detector) < 2}
+    named = "figures" in plan.study.report.model_fields_set
+    return [
+        f"{name} is not drawn: it takes two {shows}"
+        for shows, lacks in lacking.items()
+        if named and lacks
+        for name in _asked(plan, shows)
+    ]
 
 
 def _applying(plan: Plan, view: View, shows: str, place: str, outcome: Outcome) -> list[str]:
