@@ -70,6 +70,29 @@ class Outcome:
     warnings: list[str] = field(default_factory=list)
 
 
+class Standing(Protocol):
+    """Whether a file can be used as it is."""
+
+    @property
+    def current(self) -> bool:
+        """Tell whether it can."""
+
+    @property
+    def status(self) -> str:
+        """Return current, missing, stale or damaged."""
+
+
+def is_due(name: str, state: Standing, options: Options, progress: Progress, outcome: Outcome) -> bool:
+    """Tell whether a stage makes a file now; note it as current or made, and say why it is made again."""
+    if state.current and not options.force:
+        outcome.current += 1
+        return False
+    if state.status not in ("missing", "current"):
+        progress.line(f"{name}: {state}")
+    outcome.made.append(name)
+    return not options.dry_run
+
+
 class Stopwatch:
     """Seconds since it was made."""
 

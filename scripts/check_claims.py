@@ -20,9 +20,9 @@ import numpy as np
 
 from cmon.records import Study
 from cmon.statistics import half_width
-from cmon.statistics.comparison import Sampled, interpretable_counts, sampled_retention
-from cmon.statistics.history import History
-from cmon.statistics.retention import KINDS, PERCENTS, Lexicon
+from cmon.statistics.comparison import interpretable_counts
+from cmon.statistics.history import History, Sampled
+from cmon.statistics.retention import KINDS, PERCENTS, Lexicon, retention
 from cmon.statistics.trends import category_codes
 from cmon.stores import read_study
 
@@ -186,7 +186,7 @@ def after_rewinding(epoch: int, kind: str) -> Callable:
 
 
 def kept(epoch: int) -> Callable:
-    """Ask how many of layer 4's words survive all stages: of the clearest fifth, and of all."""
+    """Ask how many of layer 4's units have the same word at every stage: of the clearest fifth, and of all."""
 
     def ask(probe: str, detector: str) -> Finding:
         study = study_of(f"lottery_{probe}", detector)
@@ -194,10 +194,9 @@ def kept(epoch: int) -> Callable:
         first, units = checkpoint(study, f"rewind{epoch}-trained", 0), study.units
         rows = np.flatnonzero((units.checkpoint == first) & (units.layer == layer))
         lexicon = Lexicon(category_codes(study.concepts.categories), study.concept_features, 1.0)
-        share = sampled_retention(
-            History.of(study, run, layer), 0, units.score[rows], units.resampled_score[rows], lexicon
-        )
-        kind, (fifth, everyone) = KINDS.index("final"), (PERCENTS.index(20), PERCENTS.index(100))
+        scores = (units.score[rows], units.resampled_score[rows])
+        share = retention(History.of(study, run, layer), 0, *scores, lexicon).share
+        kind, (fifth, everyone) = KINDS.index("strict"), (PERCENTS.index(20), PERCENTS.index(100))
         one, other = (Sampled(100 * share.value[kind, x], 100 * share.resampled[kind, x]) for x in (everyone, fifth))
         finding = compared(one, other, 1, arrow="and")
         return Finding(f"% of all and of the clearest 20 %: {finding.text}", finding.difference, finding.error)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_tables import a_study
 
-from cmon.statistics.comparison import Sampled
+from cmon.statistics.history import Sampled
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 

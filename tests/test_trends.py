@@ -357,7 +357,7 @@ def test_retention_is_that_of_a_loop_over_units_and_resamples(history: History, 
     order, taken = clearest_by_loop(history.interpretable[reference], score)
     assert found.units.tolist() == taken
     if reference == checkpoints - 1:
-        assert np.isnan(found.share.value).all() and np.isnan(found.share.error).all()
+        assert np.isnan(found.share.value).all() and np.isnan(found.share.measured().error).all()
         return
     expected = share_by_loop(history.concept.tolist(), order, taken, reference)
     assert found.share.value.ravel() == pytest.approx(expected, nan_ok=True)
@@ -370,7 +370,7 @@ def test_retention_is_that_of_a_loop_over_units_and_resamples(history: History, 
         for b in range(history.resamples)
     ]
     errors = [off_by(values) for values in zip(*resampled, strict=True)] or [math.nan] * len(expected)
-    assert found.share.error.ravel() == pytest.approx(errors, nan_ok=True, abs=1e-9)
+    assert found.share.measured().error.ravel() == pytest.approx(errors, nan_ok=True, abs=1e-9)
     same = [
         (history.resampled_concept[reference, u] == history.concept[reference, u]).mean()
         if history.resamples

@@ -12,7 +12,7 @@ from cmon.recipes import Plan
 from cmon.recording import pick_device
 from cmon.records import Evidence, FloatArray
 from cmon.stores import read_evidence, write_evidence
-from cmon.work import Options, Outcome, Progress, Stopwatch, provenance
+from cmon.work import Options, Outcome, Progress, Stopwatch, is_due, provenance
 from cmon.workspace import Target
 
 
@@ -23,14 +23,7 @@ def make_evidence(plan: Plan, options: Options, progress: Progress, outcome: Out
         CmonError: where that cannot be.
     """
     target = plan.evidence
-    state = target.state()
-    if state.current and not options.force:
-        outcome.current += 1
-        return
-    if state.status not in ("missing", "current"):
-        progress.line(f"evidence: {state}")
-    outcome.made.append("evidence")
-    if options.dry_run:
+    if not is_due("evidence", target.state(), options, progress, outcome):
         return
     watch, device = Stopwatch(), pick_device(options.device)
     encoder = open_encoder(plan.study.encoder, device, options.trust_pickle)

@@ -24,7 +24,7 @@ from cmon.records import (
     Units,
 )
 from cmon.stores import read_evidence, read_study, write_matches, write_study
-from cmon.work import Options, Outcome, Progress, Stopwatch, provenance
+from cmon.work import Options, Outcome, Progress, Stopwatch, is_due, provenance
 
 
 def embed_study(plan: Plan, options: Options, progress: Progress) -> Outcome:
@@ -38,14 +38,9 @@ def embed_study(plan: Plan, options: Options, progress: Progress) -> Outcome:
     for table in plan.study.detector:
         target = plan.embedding(table)
         state = target.state()
-        if state.current and not options.force:
-            outcome.current += 1
-            continue
-        _require_all(plan, table)
-        if state.status not in ("missing", "current"):
-            progress.line(f"embedding {table.name}: {state}")
-        outcome.made.append(f"embedding {table.name}")
-        if options.dry_run:
+        if options.force or not state.current:
+            _require_all(plan, table)
+        if not is_due(f"embedding {table.name}", state, options, progress, outcome):
             continue
         watch = Stopwatch()
         progress.line(f"embed {table.name}: {len(plan.units)} checkpoints")
@@ -63,14 +58,7 @@ def _match(plan: Plan, options: Options, progress: Progress, outcome: Outcome) -
     if not plan.study.pairs_of_runs:
         return
     target = plan.matches
-    state = target.state()
-    if state.current and not options.force:
-        outcome.current += 1
-        return
-    if state.status not in ("missing", "current"):
-        progress.line(f"matches: {state}")
-    outcome.made.append("matches")
-    if options.dry_run:
+    if not is_due("matches", target.state(), options, progress, outcome):
         return
     watch = Stopwatch()
     study = read_study(plan.embedding(plan.study.detector[0]).path)

@@ -28,8 +28,8 @@ from cmon.figures.style import (
     styled,
 )
 from cmon.records import STATES, Study, Table, View
-from cmon.statistics.comparison import Sampled, interpretable_counts
-from cmon.statistics.history import Measured
+from cmon.statistics.comparison import interpretable_counts
+from cmon.statistics.history import Measured, Sampled
 
 MOST_GROUPS = 9
 WIDE = 1.7  # inches, of a panel with room for four steps

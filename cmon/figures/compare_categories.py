@@ -29,7 +29,7 @@ from cmon.figures.comparing import (
 )
 from cmon.figures.style import GREY, NORMAL, PAGE_WIDTH, SMALL, Page, fit, styled, text_width
 from cmon.records import Table, View
-from cmon.statistics.comparison import Sampled
+from cmon.statistics.history import Sampled
 
 SAME_STEP, LAST = "same step", "last checkpoints"
 MARGIN, GAP = 0.55, 0.16  # inches left of the areas, and between them

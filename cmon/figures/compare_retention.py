@@ -7,14 +7,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cmon.figures import retention
-from cmon.figures.columns import chosen, layers_of
+from cmon.figures.columns import chosen
 from cmon.figures.comparing import NOTE, layers_of_runs, one_run, run_looks, run_marks, run_names, shown_runs
 from cmon.figures.grid import layer_grid
 from cmon.figures.intervals import draw_band
 from cmon.figures.style import GREY, styled
 from cmon.records import Table, View
-from cmon.statistics.comparison import Sampled, sampled_retention
-from cmon.statistics.retention import KINDS, PERCENTS
+from cmon.statistics.retention import KINDS, PERCENTS, Retention
 
 COLUMNS: dict[str, type] = {
     **retention.COLUMNS,
@@ -31,35 +30,26 @@ def table(view: View) -> Table:
     `difference` is by how much the share is greater than the same of the run `reference`, the first one; NaN where that
     one has no such layer, for itself, and for `flicker`. The ends of its interval are of differences in every resample.
     """
-    first, *others = shown_runs(view)
-    own = _shares(view, first) if others else {}
-    parts = [_compared(view, first, {}, "")]
-    for run in others:
-        theirs = _shares(view, run)
-        differences = {layer: theirs[layer].minus(own[layer]) for layer in theirs.keys() & own.keys()}
-        parts.append(_compared(view, run, differences, view.study.runs[first]))
+    runs = shown_runs(view)
+    found = {run: retention.retained(view.of_run(run)) for run in runs}
+    parts = [_compared(view, run, found[run], {} if run == runs[0] else found[runs[0]]) for run in runs]
     return {name: np.concatenate([part[name] for part in parts]).astype(kind) for name, kind in COLUMNS.items()}
 
 
-def _shares(view: View, run: int) -> dict[str, Sampled]:
-    """Return R(x) of every layer of a run with its resamples."""
-    mine = view.of_run(run)
-    lexicon, layers = retention.lexicon_of(mine), {name: view.study.layers.index(name) for name in layers_of(mine)}
-    return {name: sampled_retention(*retention.followed(mine, i), lexicon) for name, i in layers.items()}
-
-
-def _compared(view: View, run: int, differences: dict[str, Sampled], reference: str) -> Table:
-    """List one run's retention with these differences, (4, X) by layer."""
-    found = retention.table(view.of_run(run))
-    size = len(found["share"])
+def _compared(view: View, run: int, layers: dict[str, Retention], first: dict[str, Retention]) -> Table:
+    """List what one run retained, with how much more this is than what the first run did; {} for this one itself."""
+    listed = retention.table_of(view.of_run(run), layers)
+    size = len(listed["share"])
     difference = np.full((3, size), np.nan)
-    for layer, sampled in differences.items():
-        value, (low, high) = sampled.value, sampled.measured().within(-1, 1)
+    for layer in layers.keys() & first.keys():
+        more = layers[layer].share.minus(first[layer].share)
+        low, high = more.measured().within(-1, 1)
         for i, kind in enumerate(KINDS):
-            here = (found["layer"] == layer) & (found["kind"] == kind)
-            difference[:, here] = value[i], low[i], high[i]
+            here = (listed["layer"] == layer) & (listed["kind"] == kind)
+            difference[:, here] = more.value[i], low[i], high[i]
+    reference = view.study.runs[view.run] if first else ""
     names = ("difference", "difference_low", "difference_high")
-    return {**found, "reference": np.full(size, reference), **dict(zip(names, difference, strict=True))}
+    return {**listed, "reference": np.full(size, reference), **dict(zip(names, difference, strict=True))}
 
 
 def applies(view: View) -> str:

@@ -14,7 +14,7 @@ from cmon.figures.meaning import near_cosine
 from cmon.figures.style import GREY, NORMAL, PAGE_WIDTH, SMALL, Mark, Page, Rows, fit, styled
 from cmon.figures.words import Words, compared, resampled
 from cmon.records import Match, Table, View
-from cmon.statistics.comparison import Sampled
+from cmon.statistics.history import Sampled
 from cmon.statistics.meaning import pair_cosines
 
 COLUMNS: dict[str, type] = {

@@ -9,7 +9,7 @@ from cmon.figures.categories import WHOLE, Groups, tally
 from cmon.figures.columns import layers_of
 from cmon.figures.style import FAINT, GREY, INK, SMALL, Mark, Page, fit
 from cmon.records import Table, View
-from cmon.statistics.comparison import Sampled
+from cmon.statistics.history import Sampled
 
 # Tol's contrasting colours, unlike those of categories and telling runs apart in grey too; as many markers as share no
 # divisor with them, so that many runs look unlike one another.

@@ -12,7 +12,8 @@ from cmon.figures.evolution import image_columns, pictures, scored
 from cmon.figures.intervals import plus_minus
 from cmon.figures.style import DEAD, GREY, INK, NORMAL, PAGE_WIDTH, SMALL, Page, Rows, fit, styled, text_width
 from cmon.records import Table, View
-from cmon.statistics.comparison import Sampled, interpretable_counts
+from cmon.statistics.comparison import interpretable_counts
+from cmon.statistics.history import Sampled
 
 UNITS = 2  # shown below a word
 MOST_COLUMNS, GAP = 3, 0.22  # runs side by side, and inches between them

@@ -30,7 +30,7 @@ def layer_grid(title: str, below: Mapping[str, str], label: str) -> tuple[Page, 
 
 
 def index_grid(title: str, below: Mapping[str, str], height: float = 1.2) -> tuple[Page, dict[str, Axes]]:
-    """Make a page with axes, each with a y axis of its own, three in a row.
+    """Make a page with axes, each with a y axis of its own, three in a row or, where there are two or four, two.
 
     Args:
         title: of the page.

@@ -1,5 +1,6 @@
 """How many of a layer's clearest units are later what they were at a reference checkpoint."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from cmon.figures.meaning import near_cosine
 from cmon.figures.style import CYCLE, GREY, INK, SMALL, Mark, styled
 from cmon.records import FloatArray, Table, View
 from cmon.statistics.history import History
-from cmon.statistics.retention import KINDS, PERCENTS, Lexicon, retention
+from cmon.statistics.retention import KINDS, PERCENTS, Lexicon, Retention, retention
 from cmon.statistics.trends import category_codes
 
 COLUMNS: dict[str, type] = {
@@ -54,13 +55,22 @@ def table(view: View) -> Table:
     are those of `cmon.statistics.retention`, and `flicker`, the share that resamples of the reference checkpoint's own
     images keep. NaN where there is no unit, no later checkpoint, no category or no resample.
     """
-    study, lexicon, reference = view.study, lexicon_of(view), reference_of(view)
-    near = lexicon.near
-    ends = (view.step(reference), view.step(view.checkpoints[-1]))
+    return table_of(view, retained(view))
+
+
+def retained(view: View) -> dict[str, Retention]:
+    """Return R(x) of every layer of the view's run."""
+    lexicon, layers = lexicon_of(view), view.study.layers
+    return {name: retention(*followed(view, layers.index(name)), lexicon) for name in layers_of(view)}
+
+
+def table_of(view: View, layers: Mapping[str, Retention]) -> Table:
+    """List what every layer of the view's run retained, as `table` does."""
+    study, near = view.study, near_cosine(view)
+    ends = (view.step(reference_of(view)), view.step(view.checkpoints[-1]))
     rows: list[tuple[Any, ...]] = []
-    for name in layers_of(view):
-        found = retention(*followed(view, study.layers.index(name)), lexicon)
-        low, high = found.share.within(0, 1)
+    for name, found in layers.items():
+        low, high = found.share.measured().within(0, 1)
         for x, (percent, units) in enumerate(zip(PERCENTS, found.units, strict=True)):
             place = (study.runs[view.run], name, *ends, percent, units)
             for i, kind in enumerate(KINDS):

@@ -16,12 +16,12 @@ from cmon.h5 import write_whole
 from cmon.lint import concept_table, lint_lines
 from cmon.page import Picture, Section, render
 from cmon.recipes import Plan
-from cmon.records import Match, Study, View
+from cmon.records import FloatArray, Match, Study, View
 from cmon.report.captions import low_prior, summary
 from cmon.report.views import metrics_of, view_of_detectors, view_of_run, view_of_runs
 from cmon.stores import read_evidence, read_matches, read_study
 from cmon.tables import csv_bytes, layers_table, units_table
-from cmon.work import Options, Outcome, Progress, Stopwatch, provenance
+from cmon.work import Options, Outcome, Progress, Stopwatch, is_due, provenance
 from cmon.workspace import State
 
 MANIFEST = "manifest.json"
@@ -63,16 +63,11 @@ def report_study(plan: Plan, options: Options, progress: Progress) -> Outcome:
     """
     outcome = Outcome()
     state = report_state(plan)
-    if state.current and not options.force:
-        outcome.current += 1
-        return outcome
     joint = [plan.embedding(table) for table in plan.study.detector]
-    for target in [*joint, plan.matches] if plan.study.pairs_of_runs else joint:
+    joint += [plan.matches] if plan.study.pairs_of_runs else []
+    for target in joint if options.force or not state.current else []:
         target.require("embed", plan.workspace.root)
-    if state.status not in ("missing", "current"):
-        progress.line(f"report: {state}")
-    outcome.made.append("report")
-    if options.dry_run:
+    if not is_due("report", state, options, progress, outcome):
         return outcome
     watch = Stopwatch()
     written: dict[str, int] = {}
@@ -107,11 +102,12 @@ def _sheets(plan: Plan, written: dict[str, int], outcome: Outcome) -> list[Sheet
     tables = plan.study.detector
     studies = [read_study(plan.embedding(table).path) for table in tables]
     matches = read_matches(plan.matches.path) if plan.study.pairs_of_runs else []
+    metrics = metrics_of(plan, studies[0]) if _asked(plan, "runs") else {}
     sheets: list[Sheet] = []
     outcome.warnings += _impossible(plan)
     for table, study in zip(tables, studies, strict=True):
         sheets += _of_runs(plan, table, study, written, outcome)
-        sheets += _of_comparisons(plan, table, study, matches, outcome)
+        sheets += _of_comparisons(plan, table, study, metrics, matches, outcome)
     for first, second in combinations(zip(tables, studies, strict=True), 2):
         title, folder = f"{first[0].name} and {second[0].name}", f"{first[0].name}~{second[0].name}"
         for run, name in enumerate(studies[0].runs if _asked(plan, "detectors") else ()):
@@ -142,10 +138,14 @@ def _of_runs(
 
 
 def _of_comparisons(
-    plan: Plan, table: DetectorTable, study: Study, matches: list[Match], outcome: Outcome
+    plan: Plan,
+    table: DetectorTable,
+    study: Study,
+    metrics: dict[str, FloatArray],
+    matches: list[Match],
+    outcome: Outcome,
 ) -> Iterator[Sheet]:
     """Lay out one detector's figures of runs together."""
-    metrics = metrics_of(plan, study) if _asked(plan, "runs") else {}
     for name, runs in plan.study.comparisons.items() if _asked(plan, "runs") else ():
         view = view_of_runs(plan, table, study, runs, metrics, matches)
         names = _applying(plan, view, "runs", f"comparison {name}", outcome)

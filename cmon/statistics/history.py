@@ -25,6 +25,35 @@ class Measured(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Sampled:
+    """Numbers with what they are in every resample of the images, the same resamples for all numbers.
+
+    Since the runs of a study are shown the same images, what these do to two numbers they often do to both. The error
+    of a difference is therefore that of the difference in every resample, and not put together from two errors.
+
+    Args:
+        value: (...)
+        resampled: (..., B) NaN where it is not known.
+    """
+
+    value: Numbers
+    resampled: Numbers
+
+    def measured(self) -> Measured:
+        """Return the numbers with their errors."""
+        return Measured(self.value, half_width(self.resampled))
+
+    def minus(self, other: "Sampled") -> "Sampled":
+        """Subtract, resample by resample."""
+        return Sampled(self.value - other.value, self.resampled - other.resampled)
+
+    def per(self, whole: float) -> "Sampled":
+        """Divide by what does not depend on the images, such as a number of units; NaN per nothing."""
+        divisor = whole if whole else np.nan
+        return Sampled(self.value / divisor, self.resampled / divisor)
+
+
+@dataclass(frozen=True)
 class History:
     """K checkpoints, by step, of one layer of U units, in B resamples of the images.
 

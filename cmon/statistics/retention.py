@@ -6,8 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cmon.records import BoolArray, FloatArray, IntArray, LongArray
-from cmon.statistics.history import History, Measured, Numbers
-from cmon.statistics.intervals import half_width
+from cmon.statistics.history import History, Numbers, Sampled
 from cmon.statistics.meaning import pair_cosines
 from cmon.statistics.trends import label_confidence
 
@@ -38,13 +37,13 @@ class Retention(NamedTuple):
 
     Args:
         units: (X,) int64, the number of units of which the share is taken; 0 where none is interpretable.
-        share: (4, X) with errors, by KINDS; NaN where there is no such unit or no later checkpoint.
+        share: (4, X) by KINDS; NaN where there is no such unit or no later checkpoint.
         flicker: (X,) the share of these units that a resample gives the same word at the reference checkpoint itself:
             what would be retained if nothing but the images had changed; NaN without resamples.
     """
 
     units: LongArray
-    share: Measured
+    share: Sampled
     flicker: Numbers
 
 
@@ -72,7 +71,7 @@ def retention(
         again = _clearest(one.interpretable[reference], resampled_score[:, b])
         resampled[..., b] = _shares(kept(one.concept[reference:, again[0]], lexicon), again[1])
     confidence = label_confidence(history.concept[reference, units], history.resampled_concept[reference, units])
-    return Retention(taken, Measured(share, half_width(resampled)), _shares(confidence[None], taken)[0])
+    return Retention(taken, Sampled(share, resampled), _shares(confidence[None], taken)[0])
 
 
 def _clearest(interpretable: BoolArray, score: FloatArray) -> tuple[IntArray, LongArray]:
