@@ -12,6 +12,7 @@ from typing import Protocol
 from cmon import __version__
 from cmon.errors import CmonError
 from cmon.fingerprint import Json
+from cmon.profiling import Profile
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "h5py", "umap-learn", "pillow")
 
@@ -27,6 +28,7 @@ class Options:
         dry_run: say what would be made, and make nothing.
         device: a torch device, or "auto".
         trust_pickle: let checkpoints and an encoder's weights run code while they are read.
+        profile: what the stage's work is counted in.
     """
 
     runs: tuple[str, ...] = ()
@@ -35,6 +37,7 @@ class Options:
     dry_run: bool = False
     device: str = "auto"
     trust_pickle: bool = False
+    profile: Profile = field(default_factory=Profile)
 
 
 class Progress(Protocol):
@@ -107,8 +110,6 @@ class Stopwatch:
 
 def provenance(watch: Stopwatch, device: str = "cpu") -> Json:
     """Return what is worth knowing of a file's making, and never hashed."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak_mib = peak / 2**20 if sys.platform == "darwin" else peak / 1024  # bytes there, KiB elsewhere
     return {
         "cmon": __version__,
         "python": platform.python_version(),
@@ -120,8 +121,14 @@ def provenance(watch: Stopwatch, device: str = "cpu") -> Json:
         "device": device,
         "made_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "elapsed_s": round(watch.elapsed_s, 3),
-        "peak_memory_mib": round(peak_mib),
+        "peak_memory_mib": round(peak_memory_mib()),
     }
+
+
+def peak_memory_mib() -> float:
+    """Return the most memory that this process has had so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 1024  # bytes there, KiB elsewhere
 
 
 def _version(name: str) -> str:

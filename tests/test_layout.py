@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1] / "cmon"
 
-GROUND = {"__init__", "errors", "fingerprint", "torchvision_import"}
+GROUND = {"__init__", "compiled", "errors", "fingerprint", "profiling", "threads", "torchvision_import"}
 SHARED = {"config", "mistakes", "paths", "records"}
 COMPUTING = {
     "checkpoints",
@@ -28,13 +28,16 @@ COMPUTING = {
     "statistics",
     "tables",
 }
-STAGES = {"activations", "dissect", "embed", "report", "status"}
+STAGES = {"activations", "dissect", "embed", "estimate", "report", "status"}
 
 # module or package -> what of cmon it may import; a package may always import itself.
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "errors": set(),
     "torchvision_import": set(),
+    "threads": set(),
+    "compiled": set(),
+    "profiling": set(),
     "fingerprint": {"errors"},
     "paths": GROUND,
     "mistakes": GROUND,
@@ -43,6 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "h5": GROUND | SHARED,
     "stores": GROUND | SHARED | {"h5"},
     "pixels": GROUND | SHARED | {"h5"},
+    "masks": GROUND | SHARED | {"h5", "pixels"},
     "workspace": GROUND | SHARED | {"h5", "stores"},
     **dict.fromkeys(COMPUTING, GROUND | SHARED),
     # Thresholds and ranks are the arithmetic of detectors, and what a figure counts is counted there too.
@@ -52,17 +56,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     # What is drawn at random is counted while maps are at hand, since none is kept.
     "recording": GROUND | SHARED | {"statistics"},
     "work": GROUND | SHARED,
-    "console": GROUND | {"work"},
+    "console": GROUND | {"work", "recipes"},
     "testing": GROUND | SHARED | {"detectors", "statistics"},
     "recipes": GROUND | SHARED | COMPUTING | {"h5", "stores", "workspace", "testing"},
     **{
-        name: GROUND | SHARED | COMPUTING | {"h5", "stores", "pixels", "workspace", "recipes", "work"}
-        for name in STAGES - {"status"}
+        name: GROUND | SHARED | COMPUTING | {"h5", "stores", "pixels", "masks", "workspace", "recipes", "work"}
+        for name in STAGES - {"estimate", "status"}
     },
+    # It times a sample of what the stages do, and counts what they have yet to make.
+    "estimate": GROUND | SHARED | COMPUTING | {"pixels", "workspace", "recipes", "work", "activations", "status"},
     "status": GROUND | SHARED | {"stores", "workspace", "recipes", "work", "report"},
     "cli": GROUND | {"config", "recipes", "work", "console", *STAGES},
     "__main__": {"cli"},
 }
+# What is left to do is found from what another stage knows, and what it takes from doing some of it.
+READ_OF_ANOTHER = {("status", "report"), ("estimate", "status"), ("estimate", "activations")}
 # heavy package -> the modules that may import it
 HOMES = {
     "h5py": {"h5", "stores"},
@@ -76,6 +84,7 @@ HOMES = {
     "jinja2": {"page"},
     "timm": {"models"},
     "safetensors": {"checkpoints", "encoders"},
+    "numba": {"compiled"},
 }
 # What may be imported as a module is, since it is small or since all of cmon needs it.
 AT_ONCE = {"numpy", "scipy", "PIL", "pydantic", "h5py", "typer", "matplotlib"}
@@ -178,9 +187,9 @@ def test_the_allowed_directions_have_no_circle():
             del left[name]
 
 
-def test_stages_never_import_each_other_but_status_reads_the_reports_state():
+def test_stages_never_import_each_other_but_to_tell_what_is_left_to_do():
     pairs = {(place(file), inner(found)) for file, found in ALL}
-    assert {pair for pair in pairs if set(pair) <= STAGES and len(set(pair)) == 2} <= {("status", "report")}
+    assert {pair for pair in pairs if set(pair) <= STAGES and len(set(pair)) == 2} <= READ_OF_ANOTHER
 
 
 def test_the_command_line_imports_stages_in_its_commands_only():
