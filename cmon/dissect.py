@@ -10,6 +10,7 @@ from cmon.detectors.judging import with_quality
 from cmon.detectors.study_prior import ranked
 from cmon.errors import CheckpointError, ConfigError, DetectorError, ProbeError, StaleInputError, StoreError, listing
 from cmon.probes import read_presence
+from cmon.profiling import Profile
 from cmon.recipes import Plan, Unit, has_study_prior
 from cmon.records import (
     CheckpointCounts,
@@ -51,27 +52,20 @@ def dissect_checkpoints(plan: Plan, options: Options, progress: Progress) -> Out
         todo = [pair for unit in units if (pair := _stale(plan, table, unit, options, progress, outcome))]
         if not todo or options.dry_run:
             continue
-        evidence = evidence or read_evidence(plan.evidence.path)
+        with options.profile.part("reading files"):
+            evidence = evidence or read_evidence(plan.evidence.path)
         try:
-            _label_all(plan, table, todo, evidence, presences, progress, outcome)
+            _label_all(Labeller(plan, table, evidence, presences, options.profile), todo, progress, outcome)
         except StoreError as error:  # a full or read-only disk: the next file would fare no better
             outcome.failed.append((table.name, error))
             break
     return outcome
 
 
-def _label_all(
-    plan: Plan,
-    table: DetectorTable,
-    todo: list[tuple[Unit, Target]],
-    evidence: Evidence,
-    presences: Presences,
-    progress: Progress,
-    outcome: Outcome,
-) -> None:
+def _label_all(label: "Labeller", todo: list[tuple[Unit, Target]], progress: Progress, outcome: Outcome) -> None:
     """Label checkpoints under one detector; one whose activations are damaged or do not do is noted as failed."""
     labelled: dict[str, list[LayerLabels]] = {}
-    label = Labeller(plan, table, evidence, presences)
+    table = label.table
     progress.begin(f"dissect {table.name}", len(todo))
     for unit, target in todo:
         watch = Stopwatch()
@@ -81,7 +75,8 @@ def _label_all(
             outcome.failed.append((unit.name, error))
             progress.advance(1, f"{unit.name} failed")
             continue
-        write_labels(target.path, target.recipe, provenance(watch), labels)
+        with label.profile.writing(target.path):
+            write_labels(target.path, target.recipe, provenance(watch), labels)
         labelled.setdefault(unit.folder, []).extend(replace(layer, scores=None) for layer in labels.layers)
         outcome.made.append(f"similarity {table.name} {unit.name}")
         progress.advance(1, unit.name)
@@ -130,6 +125,7 @@ class Labeller:
     table: DetectorTable
     evidence: Evidence
     presences: Presences
+    profile: Profile
     draws: dict[int, Draws] = field(default_factory=dict)
 
     def __call__(self, unit: Unit) -> CheckpointLabels:
@@ -141,10 +137,11 @@ class Labeller:
         """
         plan, detector = self.plan, detector_from(self.table)
         source = plan.activations(unit).path
-        recorded = read_activations(source, plan.study.activations.pooling)
         used: Evidence | CheckpointCounts = self.evidence
-        if detector.uses == "counts":
-            used = read_counts(plan.counts(unit).path)
+        with self.profile.part("reading files"):
+            recorded = read_activations(source, plan.study.activations.pooling)
+            if detector.uses == "counts":
+                used = read_counts(plan.counts(unit).path)
         if recorded.image_ids != used.image_ids:
             where, hint = shown(source, plan.workspace.root), "delete both, and run cmon activations"
             raise StoreError(where, f"holds other images than the {detector.uses}", hint)
@@ -162,13 +159,15 @@ class Labeller:
         testing, evidence = self.plan.testing(self.table), used.of_layer(layer.name)
         images = len(layer.values)
         if has_study_prior(self.table):  # it is known at the join only
-            return ranked(detector, label_layer(detector, layer, evidence, Test(), draw(images, 0, 0, 0)), layer)
+            none = draw(images, 0, 0, 0)
+            return ranked(detector, label_layer(detector, layer, evidence, Test(), none, self.profile), layer)
         if images not in self.draws:
             self.draws[images] = testing.draw(images)
         draws = self.draws[images]
-        labels = label_layer(detector, layer, evidence, testing.test, draws)
+        labels = label_layer(detector, layer, evidence, testing.test, draws, self.profile)
         if self.plan.study.statistics.quality:
-            labels = with_quality(detector, labels, layer, evidence, self._presence(used, unit), draws)
+            with self.profile.part("quality of words"):
+                labels = with_quality(detector, labels, layer, evidence, self._presence(used, unit), draws)
         return _with_rare_words(labels, used) if isinstance(used, CheckpointCounts) else labels
 
     def _concept_images(self, used: Evidence | CheckpointCounts, unit: Unit) -> LongArray | None:

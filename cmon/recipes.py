@@ -28,11 +28,12 @@ __all__ = ["ALGORITHM", "Plan", "Testing", "Unit", "has_study_prior", "plan_stud
 # Raised by hand when equal parameters give other numbers than before.
 ALGORITHM = {
     "pixels": 1,
+    "masks": 1,
     "batchnorm": 1,
     "activations": 2,
     "counts": 2,
     "evidence": 1,
-    "similarity": 2,
+    "similarity": 3,
     "embedding": 4,
     "matches": 1,
     "report": 4,
@@ -129,6 +130,10 @@ class Plan:
             "on_error": self.study.probe.on_error,
             "geometry": preprocess.geometry(),
         }
+
+    def masks(self, preprocess: Preprocess) -> Recipe:
+        """Return the recipe of the probe's masks as a run sees them."""
+        return self.pixels(preprocess) | {"labels": self.labels_fingerprint, "masks": ALGORITHM["masks"]}
 
     def activations(self, unit: Unit) -> Target:
         """Return one checkpoint's activations."""

@@ -1,11 +1,12 @@
 import numpy as np
 import oracles
 import pytest
-from cases import assert_as_oracle, evidence_of, evidence_with, random_case, rounded_case, sizes
+from cases import assert_as_oracle, evidence_of, evidence_with, label, random_case, rounded_case, sizes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmon.detectors.top_down import TopDownCorrelation
+from cmon.detectors.drawing import half_words
+from cmon.detectors.top_down import TopDownCorrelation, image_order
 from cmon.statistics import draw
 
 top_down = TopDownCorrelation()
@@ -173,7 +174,7 @@ def test_chance_has_a_mean_of_0_and_a_standard_deviation_of_1_for_all_units_and_
 
 
 def test_permuted_images_are_scored_as_permuted_activations_also_where_they_tie():
-    activations, cosines = rounded_case(60, 300, 8, 0, digits=0)  # more units than rows are multiplied at a time
+    activations, cosines = rounded_case(60, 300, 8, 0, digits=0)
     draws = draw(60, 7, 0, 5)
     for units in (1, 5, 300):
         found = top_down.null_scores(activations[:, :units], evidence_with(cosines), draws)
@@ -223,3 +224,29 @@ def test_words_are_scored_in_blocks(monkeypatch):
     monkeypatch.setattr(arrays, "BLOCK_BYTES", 12 * 80 * 2)
     np.testing.assert_allclose(score(activations, cosines), whole, atol=1e-5)
     np.testing.assert_allclose(resampled(activations, cosines, draw(80, 0, 2, 0)), drawn, atol=1e-5)
+
+
+def test_what_depends_on_evidence_and_draws_alone_is_worked_out_once_for_all_layers(monkeypatch):
+    from cmon.detectors import top_down as module
+
+    made, plain = [], module._found_deviations
+    monkeypatch.setattr(module, "_found_deviations", lambda *given: made.append(len(given[2])) or plain(*given))
+    activations, cosines = random_case()
+    evidence = evidence_with(cosines)
+    for layer in (activations, activations[:, 2:], -activations):
+        draws = draw(80, 3, 5, 0)  # other arrays with the same numbers, as of another detector
+        label(top_down, layer, evidence, rate=0.05, draws=draws)
+        half_words(top_down, layer, evidence, draws)
+    assert sorted(made) == [1, 2, 5]
+    centred = evidence.kept["centred"]
+    label(top_down, activations, evidence, draws=draw(80, 3, 5, 1))  # other resamples
+    assert sorted(made) == [1, 2, 5, 5]
+    assert evidence.kept["centred"] is centred
+
+
+def test_neither_threads_nor_blocks_change_the_order_of_images(monkeypatch):
+    activations, _ = rounded_case(60, 50, 3, 0, digits=1)
+    expected = image_order(np.float32(activations))
+    for number in ("1", "2", "7"):
+        monkeypatch.setenv("OMP_NUM_THREADS", number)
+        assert image_order(np.float32(activations)).tobytes() == expected.tobytes()

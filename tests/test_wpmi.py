@@ -4,13 +4,26 @@ from dataclasses import replace
 import numpy as np
 import oracles
 import pytest
-from cases import assert_as_oracle, evidence_with, fitting, label, random_case, rounded_case, sizes, with_prior
+from cases import (
+    assert_as_oracle,
+    evidence_of,
+    evidence_with,
+    fitting,
+    label,
+    random_case,
+    rounded_case,
+    sizes,
+    with_prior,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cmon.detectors.drawing import half_words
 from cmon.detectors.wpmi import SoftWpmi, Wpmi
 from cmon.dissect import is_low
 from cmon.errors import DetectorError
+from cmon.records import Evidence
+from cmon.statistics import draw
 
 
 @settings(max_examples=60)
@@ -54,6 +67,13 @@ def test_with_an_automatic_a_the_scale_of_the_cosines_does_not_matter(name):
     detector = fitting(name, 80, a="auto")
     plain, scaled = (detector(activations, evidence_with(scale * cosines)).values for scale in (1, 0.125))
     np.testing.assert_allclose(scaled, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_the_spread_is_as_exact_as_the_cosines_deviation_is_small():
+    random = np.random.default_rng(0)
+    images, words = (np.float32([1, 0, 0] + 0.003 * random.normal(size=(count, 3))) for count in (70, 40))
+    cosines = np.float64(images) @ np.float64(words).T
+    assert evidence_of(images, words).spread == pytest.approx(cosines.std(), rel=1e-9)
 
 
 @with_prior
@@ -143,3 +163,55 @@ def test_one_table_of_probabilities_is_kept_at_a_time():
     np.testing.assert_array_equal(tables[0], tables[2])
     for a, table in ((10.0, tables[0]), (2.0, tables[1])):
         np.testing.assert_allclose(table[:5], [oracles.softmax(row, a) for row in cosines[:5].tolist()], rtol=1e-5)
+
+
+@pytest.fixture
+def tables(monkeypatch):
+    """Note every softmax that is taken."""
+    made, plain = [], Evidence.probability
+
+    def noted(evidence, a):
+        table = plain(evidence, a)
+        if not any(table is one for one in made):
+            made.append(table)
+        return table
+
+    monkeypatch.setattr(Evidence, "probability", noted)
+    return made
+
+
+@with_prior
+@pytest.mark.parametrize("a", [10.0, "auto"])
+def test_the_softmax_is_taken_once_for_all_layers_draws_and_halves(name, a, tables):
+    activations, cosines = random_case()
+    evidence, draws = evidence_with(cosines), draw(80, 3, 3, 0)
+    for layer in (activations, activations[:, 2:], -activations):
+        detector = fitting(name, 80, a=a)
+        label(detector, layer, evidence, rate=0.05, draws=draws)
+        half_words(detector, layer, evidence, draws)
+    assert len(tables) == 1
+
+
+def test_a_study_takes_it_once_for_all_layers_checkpoints_and_detectors(study, tables):
+    assert study.cmon("activations").code == 0
+    chosen = {"kind": "clip_dissect", "similarity": "soft_wpmi", "top_k": 5}
+    study.tables["detector"] = [{**chosen, "name": "plain"}, {**chosen, "name": "half", "lam": 0.5}]
+    study.edit("statistics", permutations=3, resamples=3)
+    result = study.cmon("dissect")
+    assert result.code == 0, result.err
+    assert len(list(study.workspace.glob("similarity/*/*/*.h5"))) == 6
+    assert len(tables) == 1
+
+
+def test_the_halves_words_under_an_automatic_a_are_by_the_a_of_all_images():
+    """Else each half would be judged by another detector than the whole."""
+    activations, cosines = random_case(concepts=30)
+    cosines[:40] *= 3
+    evidence, draws = evidence_with(cosines), draw(80, 0, 0, 0)
+    detector = fitting("soft_wpmi", 80, a="auto")
+    fixed = replace(detector, a=detector.inverse_temperature(evidence))
+    expected = [
+        fixed(activations[rows], evidence.of_images(np.flatnonzero(rows).astype(np.int32))).values.argmax(axis=1)
+        for rows in (draws.half, ~draws.half)
+    ]
+    assert half_words(detector, activations, evidence, draws).T.tolist() == np.stack(expected).tolist()

@@ -6,6 +6,7 @@ import numpy as np
 
 from cmon.detectors.drawing import null_scores, resampled_labels
 from cmon.errors import DetectorError
+from cmon.profiling import Profile
 from cmon.records import (
     ALIVE,
     QUALITY,
@@ -15,6 +16,7 @@ from cmon.records import (
     BoolArray,
     Evidence,
     FloatArray,
+    IntArray,
     LayerActivations,
     LayerLabels,
     MaskEvidence,
@@ -51,7 +53,12 @@ class Detector(Protocol):
 
 
 def label_layer(
-    detector: Detector, layer: LayerActivations, evidence: Evidence | MaskEvidence, test: Test, draws: Draws
+    detector: Detector,
+    layer: LayerActivations,
+    evidence: Evidence | MaskEvidence,
+    test: Test,
+    draws: Draws,
+    profile: Profile | None = None,
 ) -> LayerLabels:
     """Score one layer, tell which units are interpretable, and how sure their words are.
 
@@ -63,30 +70,24 @@ def label_layer(
         evidence: what the detector uses.
         test: when a unit is interpretable.
         draws: permutations and resamples of the images; none of a kind: that is left out.
+        profile: where each of them is timed, if it is.
 
     Raises:
         DetectorError: for NaN or infinite activations, and for scores that are NaN.
     """
-    values = layer.values
+    values, profile = layer.values, profile or Profile()
     if not np.isfinite(values).all():
         raise DetectorError(layer.name, "activations hold NaN or infinity", "look at this checkpoint's training")
     states = _states(values, evidence)
     alive, judged = states == ALIVE, evidence.of_units(states == ALIVE)
-    concepts, resamples = len(evidence.concepts.names), len(draws.resamples)
-    top, units, living = min(TOP_CONCEPTS, concepts), len(states), int(alive.sum())
-    scored = Scores(np.empty((living, concepts), np.float32), None, {})
-    found = (np.empty((living, resamples, top), np.int32), np.empty((living, resamples, top), np.float32))
-    null = np.empty((living, len(draws.orders)), np.float32)
-    if living:
-        scored = detector(values[:, alive], judged)
-        null = null_scores(detector, values[:, alive], judged, draws) if null.shape[1] else null
-        found = resampled_labels(detector, values[:, alive], judged, draws) if resamples else found
-        if not all(np.isfinite(scores).all() for scores in (scored.values, null, found[1])):
-            hint = "look at the encoder's features and the detector's parameters"
-            raise DetectorError(layer.name, "the detector's scores are NaN or infinite", hint)
-    best = best_concepts(scored.values, top)
+    active = values if alive.all() else values[:, alive]
+    scored, null, (again_concept, again_score) = _scored(detector, active, judged, draws, profile)
+    if not all(np.isfinite(scores).all() for scores in (scored.values, null, again_score)):
+        hint = "look at the encoder's features and the detector's parameters"
+        raise DetectorError(layer.name, "the detector's scores are NaN or infinite", hint)
+    best = best_concepts(scored.values, min(TOP_CONCEPTS, scored.values.shape[1]))
     score = np.take_along_axis(scored.values, best, axis=1)
-    again_score = less_bias(found[1], score[:, 0])
+    again_score = less_bias(again_score, score[:, 0])
     p_value, passed, again = judge(test, score[:, 0], again_score, null)
     return LayerLabels(
         name=layer.name,
@@ -94,17 +95,36 @@ def label_layer(
         log_prior=scored.log_prior,
         top_concept=of_all_units(best, alive),
         top_score=of_all_units(score, alive),
-        top_images=of_all_units(top_images(values[:, alive], min(TOP_IMAGES, len(values))), alive),
+        top_images=of_all_units(top_images(active, min(TOP_IMAGES, len(values))), alive),
         state=states,
         p_value=of_all_units(p_value, alive),
         interpretable=of_all_units(passed, alive),
-        resampled_concept=of_all_units(found[0], alive),
+        resampled_concept=of_all_units(again_concept, alive),
         resampled_score=of_all_units(again_score, alive),
         resampled_interpretable=of_all_units(again, alive),
-        ranking=np.empty((units, 0), np.int32),
-        quality=np.full((units, len(QUALITY)), np.nan, np.float32),
+        ranking=np.empty((len(states), 0), np.int32),
+        quality=np.full((len(states), len(QUALITY)), np.nan, np.float32),
         facts=scored.facts,
     )
+
+
+def _scored(
+    detector: Detector, active: FloatArray, judged: Any, draws: Draws, profile: Profile
+) -> tuple[Scores, FloatArray, tuple[IntArray, FloatArray]]:
+    """Score living units as they are, on permuted images (best scores alone) and in resamples (best concepts)."""
+    living, concepts, resamples = active.shape[1], len(judged.concepts.names), len(draws.resamples)
+    shape = (living, resamples, min(TOP_CONCEPTS, concepts))
+    found = np.empty(shape, np.int32), np.empty(shape, np.float32)
+    null = np.empty((living, len(draws.orders)), np.float32)
+    if not living:
+        return Scores(np.empty((living, concepts), np.float32), None, {}), null, found
+    with profile.part("scores"):
+        scored = detector(active, judged)
+    with profile.part("permutations"):
+        null = null_scores(detector, active, judged, draws) if null.shape[1] else null
+    with profile.part("resamples"):
+        found = resampled_labels(detector, active, judged, draws) if resamples else found
+    return scored, null, found
 
 
 def less_bias(resampled: FloatArray, best: FloatArray) -> FloatArray:

@@ -2,19 +2,20 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from cmon.detectors.kernels import rank_weights
 from cmon.detectors.similarity import Similarity
 from cmon.records import Evidence, FloatArray, IntArray, Scores, blocks
 from cmon.statistics import Draws
+from cmon.threads import in_threads
 
 Float64Array = npt.NDArray[np.float64]
 
-# Rows that are multiplied at a time: with fewer, memory is slower than arithmetic.
-ROWS = 256
 # A variance of weights, over their mean square, that float32 rounding alone can make.
 EQUAL_WEIGHTS = 1e-6
 # A standard deviation of the cosines that float32 rounding alone can make, of itself and as a share of their mean.
@@ -46,106 +47,89 @@ class TopDownCorrelation(Similarity):
 
     def __call__(self, activations: FloatArray, evidence: Evidence) -> Scores:
         """Score (I, U) activations; (U, C), at most sqrt(I)."""
-        once = np.ones((1, len(activations)), np.int32)
-        return Scores(next(self._scores(Ranks.of(activations), evidence, once)), None, {})
+        return Scores(next(self._scores(activations, evidence, _once(activations))), None, {})
 
     def null_scores(self, activations: FloatArray, evidence: Evidence, draws: Draws) -> FloatArray:
         """Return each unit's best score on permuted images, (U, P)."""
-        once = np.ones((1, len(activations)), np.int32)
-        images, words = _centred(evidence), next(_scaled(evidence, once))
-        weights, scale = Ranks.of(activations).weights(once[0], self.power)
+        once, images = _once(activations), _centred(evidence)
+        weights, scale = self._weights(image_order(activations), once[0])
         weights *= scale[:, None]
+        deviation = _deviations(evidence, once)[0]
+        moved = np.empty_like(images)
         null = np.empty((len(weights), len(draws.orders)), dtype=np.float32)
-        for some in _chunks(len(draws.orders), len(weights)):
-            permuted = weights[:, draws.orders[some]].reshape(-1, len(images))
-            null[:, some] = (permuted @ images @ words.T).max(axis=1).reshape(len(weights), -1)
+        for p, order in enumerate(draws.orders):
+            moved[order] = images  # each to the image whose activations it is given
+            null[:, p] = (weights @ moved @ evidence.concept_features.T / deviation).max(axis=1)
         return null
 
     def resampled_scores(self, activations: FloatArray, evidence: Evidence, draws: Draws) -> Iterator[FloatArray]:
         """Yield the scores in every resample of the images, (U, C)."""
-        yield from self._scores(Ranks.of(activations), evidence, draws.resamples)
+        yield from self._scores(activations, evidence, draws.resamples)
 
-    def _scores(self, ranks: "Ranks", evidence: Evidence, counts: IntArray) -> Iterator[FloatArray]:
+    def half_words(self, activations: FloatArray, evidence: Evidence, draws: Draws) -> IntArray:
+        """Return each unit's best concept by the one half of the images alone, and by the other, (U, 2)."""
+        halves = np.stack([draws.half, ~draws.half]).astype(np.int32)
+        scored = self._scores(activations, evidence, halves)
+        return np.stack([scores.argmax(axis=1) for scores in scored], axis=1).astype(np.int32)
+
+    def _scores(self, activations: FloatArray, evidence: Evidence, counts: IntArray) -> Iterator[FloatArray]:
         """Yield the scores in each of B resamples, by how often every image is there, (B, I)."""
-        images, units = _centred(evidence), len(ranks.order)
-        words = _scaled(evidence, counts)
-        for some in _chunks(len(counts), units):
-            weighted = [ranks.weights(one, self.power) for one in counts[some]]
-            placed = np.concatenate([weights for weights, _ in weighted]) @ images
+        order, images = image_order(activations), _centred(evidence)
+        for count, deviation in zip(counts, _deviations(evidence, counts), strict=True):
+            there = images[count > 0]
+            weights, scale = self._weights(order, count)
             # Less what units with equal weights would give: images are centred as they are, not as in the resample.
-            mean = np.repeat(counts[some] @ images * ranks.mean_weight(self.power), units, axis=0)
-            placed = (placed - mean) * np.concatenate([scale for _, scale in weighted])[:, None]
-            for start in range(0, len(placed), units):
-                yield (placed[start : start + units] @ next(words).T).astype(np.float32, copy=False)
+            mean = count[count > 0].astype(np.float32) @ there * np.float32(self._weight(count).mean())
+            yield ((weights @ there - mean) * scale[:, None]) @ evidence.concept_features.T / deviation
 
-
-@dataclass(frozen=True)
-class Ranks:
-    """The images in the order of each unit's activations.
-
-    Args:
-        order: (U, I) int32, most activating first.
-        starts: (U,) for each unit the places in this order where another activation begins, then I; None where all
-            activations differ.
-    """
-
-    order: IntArray
-    starts: tuple[npt.NDArray[np.intp] | None, ...]
-
-    @classmethod
-    def of(cls, activations: FloatArray) -> "Ranks":
-        """Rank (I, U) activations."""
-        images, units = activations.shape
-        order = np.empty((units, images), dtype=np.int32)
-        starts: list[npt.NDArray[np.intp] | None] = []
-        for row, column in zip(order, activations.T, strict=True):
-            row[:] = np.argsort(-column, kind="stable")
-            begins = np.flatnonzero(np.diff(column[row])) + 1
-            starts.append(None if len(begins) == images - 1 else np.concatenate([[0], begins, [images]]))
-        return cls(order, tuple(starts))
-
-    def weights(self, counts: IntArray, power: float) -> tuple[FloatArray, FloatArray]:
+    def _weights(self, order: IntArray, counts: IntArray) -> tuple[FloatArray, FloatArray]:
         """Weigh the images of a resample, in which image i is counts[i] times, by their ranks.
 
-        The ranks are those among all I images; equal activations, and copies of an image, share a mean weight.
+        The ranks are those among all n images of the resample; equal activations, and copies of an image, share a mean
+        weight.
 
         Returns:
-            The weight of every image times how often it is there, (U, I), and by what it is to be multiplied to have a
-            standard deviation of 1 over the resample, over sqrt(I), (U,); 0 where all weights are equal.
+            The weight of every image that is there times how often it is, (U, those images), and by what it is to be
+            multiplied to have a standard deviation of 1 over the resample, over sqrt(n), (U,); 0 where all weights are
+            equal.
         """
-        images = len(counts)
-        summed = np.concatenate([[0.0], np.cumsum(_weight(images, power))])
-        weights = np.empty(self.order.shape, dtype=np.float32)
-        until = np.zeros(images + 1, dtype=np.intp)
-        for made, order, starts in zip(weights, self.order, self.starts, strict=True):
-            often = counts[order]
-            np.cumsum(often, out=until[1:])
-            if starts is None:
-                made[order] = np.diff(summed[until])
-                continue
-            ends = until[starts]
-            mean = np.diff(summed[ends]) / np.maximum(np.diff(ends), 1)
-            made[order] = np.repeat(mean, np.diff(starts)) * often
-        once = (1 / np.maximum(counts, 1)).astype(np.float32)
-        square = np.einsum("ui,ui,i->u", weights, weights, once, dtype=np.float64) / images
-        variance = square - self.mean_weight(power) ** 2
-        known = variance > EQUAL_WEIGHTS * square
-        return weights, np.where(known, 1 / np.sqrt(np.where(known, variance, 1) * images), 0).astype(np.float32)
+        weight = self._weight(counts)
+        weights, square = rank_weights(order, counts, weight)
+        variance = square / len(weight) - weight.mean() ** 2
+        known = variance > EQUAL_WEIGHTS * square / len(weight)
+        scale = np.where(known, 1 / np.sqrt(np.where(known, variance, 1) * len(weight)), 0)
+        return weights, scale.astype(np.float32)
 
-    def mean_weight(self, power: float) -> float:
-        """Return the mean weight, the same for all units and resamples."""
-        return float(_weight(self.order.shape[1], power).mean())
+    def _weight(self, counts: IntArray) -> Float64Array:
+        """Return w of each rank of a resample, (n,)."""
+        images = int(counts.sum())
+        return np.asarray(np.log(images / np.arange(1, images + 1)) ** self.power)
 
 
-def _weight(images: int, power: float) -> Float64Array:
-    """Return w of each rank, (I,)."""
-    return np.asarray(np.log(images / np.arange(1, images + 1)) ** power)
+def image_order(activations: FloatArray) -> IntArray:
+    """Order the images from each unit's most activating one down, (U, I) int32.
+
+    An image whose activation is that of the image before is given as its complement, -1 - image; which of such images
+    come first is not said.
+
+    Args:
+        activations: (I, U) finite.
+    """
+    order = np.empty(activations.shape[::-1], dtype=np.int32)
+
+    def sort(units: slice) -> None:
+        for row, column in zip(order[units], activations[:, units].T, strict=True):
+            row[:] = np.argsort(-column)
+            ordered = column[row]
+            row[1:][ordered[1:] == ordered[:-1]] ^= -1
+
+    in_threads(sort, len(order))
+    return order
 
 
-def _chunks(draws: int, units: int) -> list[slice]:
-    """Take so many draws together that they have ROWS rows."""
-    together = max(1, ROWS // units)
-    return [slice(start, min(start + together, draws)) for start in range(0, draws, together)]
+def _once(activations: FloatArray) -> IntArray:
+    """Return how often each image is there where nothing is drawn, (1, I)."""
+    return np.ones((1, len(activations)), dtype=np.int32)
 
 
 def _centred(evidence: Evidence) -> FloatArray:
@@ -153,27 +137,34 @@ def _centred(evidence: Evidence) -> FloatArray:
 
     The scores are (weights x features of images) x features of words: cosines are never made, all of them at once.
     """
-    features = evidence.image_features
-    return np.asarray(features - features.mean(axis=0, dtype=np.float64), dtype=np.float32)
+    if "centred" not in evidence.kept:
+        features = evidence.image_features
+        evidence.kept["centred"] = np.asarray(features - features.mean(axis=0, dtype=np.float64), dtype=np.float32)
+    centred: FloatArray = evidence.kept["centred"]
+    return centred
 
 
-def _scaled(evidence: Evidence, counts: IntArray) -> Iterator[FloatArray]:
-    """Yield the words' features over the standard deviation of their cosines, (C, D), for each of B resamples.
-
-    It is 0 where a word's cosines are all equal.
+def _deviations(evidence: Evidence, counts: IntArray) -> FloatArray:
+    """Return the standard deviation of each word's cosines, (B, C), infinite where they are all equal.
 
     Args:
         evidence: C words.
-        counts: (B, I) how often each image is there.
+        counts: (B, I) how often each image is in each of B resamples.
     """
-    images, words = _centred(evidence), evidence.concept_features
+    key = "deviations", sha256(counts.data).digest()
+    if key not in evidence.kept:
+        evidence.kept[key] = _found_deviations(_centred(evidence), evidence.concept_features, counts)
+    deviations: FloatArray = evidence.kept[key]
+    return deviations
+
+
+def _found_deviations(images: FloatArray, words: FloatArray, counts: IntArray) -> FloatArray:
     share = (counts / counts.sum(axis=1, keepdims=True)).astype(np.float32)
-    deviation = np.empty((len(counts), len(words)), dtype=np.float32)
+    deviations = np.empty((len(counts), len(words)), dtype=np.float32)
     for some in blocks(len(words), 12 * len(images)):
         cosines = images @ words[some].T
         mean = share @ cosines
         found = np.sqrt(np.maximum(share @ np.square(cosines) - np.square(mean), 0))
         known = found > np.maximum(EQUAL_COSINES, EQUAL_COSINES_SHARE * np.abs(mean))
-        deviation[:, some] = np.where(known, found, np.inf)
-    for one in deviation:
-        yield words / one[:, None]
+        deviations[:, some] = np.where(known, found, np.inf)
+    return deviations

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
+from cmon.detectors.kernels import sums_of_logs
 from cmon.detectors.similarity import Similarity
 from cmon.errors import DetectorError
 from cmon.records import Evidence, FloatArray, IntArray, Scores
@@ -15,10 +16,6 @@ from cmon.statistics import Draws, prior_perplexity, top_images
 # A spread of the cosines that float32 rounding alone can make: below it they are all the same.
 EQUAL_COSINES = 1e-6
 EPSILON = 1e-7
-# A product of factors is taken before one logarithm, as long as float32 holds it.
-LEAST_PRODUCT = 1e-36
-# Numbers that are worked on at a time, so that they stay in a core's cache.
-CACHED = 80_000
 
 
 @dataclass(frozen=True)
@@ -77,6 +74,15 @@ class Wpmi(Similarity):
         for likelihood in self.resampled_likelihoods(self.ranking(activations), evidence, draws):
             yield self.less_prior(likelihood)[0]
 
+    def half_words(self, activations: FloatArray, evidence: Evidence, draws: Draws) -> IntArray:
+        """Return each unit's best concept by the one half of the images alone, and by the other, (U, 2)."""
+        words = []
+        for half in (draws.half, ~draws.half):
+            rows = np.flatnonzero(half).astype(np.int32)
+            likelihood = self.log_likelihood(rows[self._best(activations[rows])], evidence)
+            words.append(self.less_prior(likelihood)[0].argmax(axis=1))
+        return np.stack(words, axis=1).astype(np.int32)
+
     def resampled_likelihoods(self, ranking: IntArray, evidence: Evidence, draws: Draws) -> Iterator[FloatArray]:
         """Yield L in every resample of the images, (U, C), from the units' ranking."""
         for counts in draws.resamples:
@@ -118,19 +124,7 @@ class Wpmi(Similarity):
             evidence: C concepts.
         """
         probability = evidence.probability(self.inverse_temperature(evidence))
-        member = self.membership()
-        # 1 + p (Pt - 1) + eps = p (Pt + rest): one addition and one multiplication a factor.
-        rest = ((1 - member + EPSILON) / member).astype(np.float32)
-        # Every factor lies between rest and 1 + rest.
-        farthest = max(-np.log(rest.min()), np.log1p(rest.max()))
-        together = max(1, int(-np.log(LEAST_PRODUCT) / farthest))
-        likelihood = np.empty((len(best), probability.shape[1]), dtype=np.float32)
-        step = min(64, max(1, CACHED // probability.shape[1]))
-        for start in range(0, len(best), step):
-            chosen = np.ascontiguousarray(best[start : start + step].T)
-            likelihood[start : start + step] = _sum_of_logs(probability, chosen, rest, together)
-        likelihood += np.float32(np.log(member).sum())
-        return likelihood
+        return sums_of_logs(probability, best, self.membership(), EPSILON)
 
     def _best(self, activations: FloatArray) -> IntArray:
         if self.top_k > len(activations):
@@ -157,26 +151,3 @@ class SoftWpmi(Wpmi):
     def membership(self) -> npt.NDArray[np.float64]:
         """Return p_j, (top_k,)."""
         return self.p_start - np.arange(self.top_k) / self.top_k * (self.p_start - self.p_end)
-
-
-def _sum_of_logs(probability: FloatArray, chosen: IntArray, rest: FloatArray, together: int) -> FloatArray:
-    """Sum log(probability[chosen[j]] + rest[j]) over j, (n, C), with so many factors before each logarithm.
-
-    Args:
-        probability: (I, C)
-        chosen: (k, n) rows of it.
-        rest: (k,) added to each.
-        together: how many factors float32 holds the product of.
-    """
-    shape = (chosen.shape[1], probability.shape[1])
-    total, product, row = np.zeros(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, np.float32)
-    for j, images in enumerate(chosen):
-        target = row if j % together else product
-        if target is product and j:
-            total += np.log(product, out=product)
-        np.take(probability, images, axis=0, out=target, mode="clip")
-        target += rest[j]
-        if target is row:
-            product *= row
-    total += np.log(product, out=product)
-    return total

@@ -1,10 +1,11 @@
 """What is recorded of single checkpoints, and what detectors say of them."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from cmon.records.arrays import BoolArray, FloatArray, IntArray, LongArray, StateArray, blocks
 
@@ -77,24 +78,23 @@ class Evidence:
 
     @cached_property
     def spread(self) -> float:
-        """Standard deviation of all I x C cosines."""
-        square, total, size = 0.0, 0.0, len(self.image_ids) * len(self.concepts.names)
-        for _, cosines in self._blocks():
-            block = cosines.astype(np.float64)
-            square += float(np.square(block).sum())
-            total += float(block.sum())
-        return float(np.sqrt(max(square / size - (total / size) ** 2, 0.0)))
+        """Standard deviation of all I x C cosines, none of which is made: their mean square is one of features."""
+        means = [features.mean(axis=0, dtype=np.float64) for features in (self.image_features, self.concept_features)]
+        squares = [_mean_products(features) for features in (self.image_features, self.concept_features)]
+        mean, square = float(means[0] @ means[1]), float(np.vdot(*squares))
+        return float(np.sqrt(max(square - mean**2, 0.0)))
 
     def probability(self, a: float) -> FloatArray:
         """Return the softmax over the concepts of a x cosines, (I, C); it is kept, and the cosines are not."""
         if a not in self._probabilities:
             self._probabilities.clear()
             kept = np.empty((len(self.image_ids), len(self.concepts.names)), dtype=np.float32)
-            for rows, logits in self._blocks():
+            for rows in blocks(len(self.image_features), 8 * len(self.concepts.names)):
+                logits = np.matmul(self.image_features[rows], self.concept_features.T, out=kept[rows])
                 logits -= logits.max(axis=1, keepdims=True)  # before the factor, which then magnifies no rounding
                 logits *= np.float32(a)
                 np.exp(logits, out=logits)
-                kept[rows] = logits / logits.sum(axis=1, keepdims=True)
+                logits /= logits.sum(axis=1, keepdims=True)
             self._probabilities[a] = kept
         return self._probabilities[a]
 
@@ -102,10 +102,19 @@ class Evidence:
     def _probabilities(self) -> dict[float, FloatArray]:
         return {}
 
-    def _blocks(self) -> Iterator[tuple[slice, FloatArray]]:
-        """Yield the cosines of some images at a time."""
-        for rows in blocks(len(self.image_features), 8 * len(self.concepts.names)):
-            yield rows, self.image_features[rows] @ self.concept_features.T
+    @cached_property
+    def kept(self) -> dict[Any, Any]:
+        """What detectors keep with it, by keys of their own, for all layers and checkpoints of a study."""
+        return {}
+
+
+def _mean_products(features: FloatArray) -> npt.NDArray[np.float64]:
+    """Return the mean over rows of (N, D) of their D x D products."""
+    total = np.zeros((features.shape[1], features.shape[1]))
+    for rows in blocks(len(features), 8 * 8 * features.shape[1]):  # an eighth of a block: small beside the softmax
+        block = features[rows].astype(np.float64)
+        total += block.T @ block
+    return total / len(features)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import numpy.typing as npt
 from scipy.special import logsumexp
 
 from cmon.records import ALIVE, CONSTANT, DEAD, SATURATED, FloatArray, IntArray, StateArray
+from cmon.threads import in_threads
 
 # Below this share of a layer's units the prior is a few units' own likelihood rather than a mean over the layer.
 LOW_PERPLEXITY_SHARE = 0.25
@@ -50,11 +51,12 @@ def top_images(activations: FloatArray, count: int) -> IntArray:
     """
     chosen = np.empty((activations.shape[1], count), dtype=np.int32)
     order = np.random.default_rng(0).permutation(len(activations)).astype(np.int32)
-    for unit in range(len(chosen)):
-        column = -activations[order, unit]
-        bound = np.partition(column, count - 1)[count - 1]
-        candidates = np.flatnonzero(column <= bound)
-        chosen[unit] = order[candidates[np.argsort(column[candidates], kind="stable")[:count]]]
+
+    def choose(units: slice) -> None:
+        columns = np.ascontiguousarray(np.take(activations[:, units], order, axis=0).T)
+        chosen[units] = order[best_concepts(columns, count)]
+
+    in_threads(choose, len(chosen))
     return chosen
 
 

@@ -1,0 +1,1 @@
+"""The published procedures, plainly, from the papers' formulas: what cmon's speed is compared with."""
