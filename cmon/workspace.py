@@ -114,6 +114,11 @@ class Workspace:
         """Return the folder of decoded images, a cache that may be deleted at any time."""
         return self.root / "cache" / "pixels"
 
+    @property
+    def masks(self) -> Path:
+        """Return the folder of decoded masks, a cache as well."""
+        return self.root / "cache" / "masks"
+
     def sweep(self) -> None:
         """Delete the temporary files that killed processes have left; the caches of images among them are large."""
         for path in self.root.rglob(".*.tmp"):

@@ -108,7 +108,7 @@ def about_the_number(number: np.ndarray, resampled: np.ndarray) -> tuple[np.ndar
     return number - half, number + half
 
 
-def percentiles(number: np.ndarray, resampled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # noqa: ARG001
+def percentiles(number: np.ndarray, resampled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return tuple(np.percentile(resampled, [2.5, 97.5], axis=-1))
 
 

@@ -8,10 +8,12 @@ from torch import nn
 
 from cmon.detectors.network_dissection import NetworkDissection
 from cmon.recording import Counter, Recorder, Thresholds
-from cmon.records import CheckpointCounts, Concepts, ImageLabels
+from cmon.records import CheckpointCounts, Concepts, ImageLabels, PackedLabels
 from cmon.statistics import Draws, draw
 
 CATEGORIES = (0, 0, 1, 1, 2)  # of five concepts
+# The compiled loops of a processor, and what torch does on any other device, which the second name asks for.
+WAYS = ("cpu", "cpu:0")
 
 
 def centres(pixels):
@@ -24,7 +26,7 @@ def labels_of(shown):
     masks = np.array([shown[concept] for concept in concepts], dtype=bool).reshape(
         len(concepts), *np.shape(next(iter(shown.values()), [[True]]))
     )
-    return ImageLabels(np.array(concepts, dtype=np.int32), masks, *map(centres, masks.shape[1:]))
+    return PackedLabels.of(ImageLabels(np.array(concepts, dtype=np.int32), masks, *map(centres, masks.shape[1:])))
 
 
 def random_labels(random, sizes, concepts=5):
@@ -45,13 +47,13 @@ def arranged(shown, draws, image):
     return [labels_of(shown[number]) for number in (image, *draws.orders[:, image])]
 
 
-def counter_of(thresholds, draws, categories=CATEGORIES):
-    return Counter({"layer": torch.from_numpy(np.float32(thresholds))}, categories, draws)
+def counter_of(thresholds, draws, categories=CATEGORIES, device="cpu"):
+    return Counter({"layer": torch.from_numpy(np.float32(thresholds))}, categories, draws, device)
 
 
-def counted(maps, thresholds, shown, batch=2, categories=CATEGORIES, draws=None):
+def counted(maps, thresholds, shown, batch=2, categories=CATEGORIES, draws=None, device="cpu"):
     draws = draws or nothing_drawn(len(maps))
-    counter = counter_of(thresholds, draws, categories)
+    counter = counter_of(thresholds, draws, categories, device)
     for start in range(0, len(maps), batch):
         part = maps[start : start + batch]
         counter.add("layer", torch.from_numpy(part))
@@ -70,17 +72,17 @@ def iou(layer, concept_area, union="category"):
     return NetworkDissection(union)(None, checkpoint_counts(layer, concept_area).of_layer("layer")).values
 
 
-def check(maps, share, shown, batch=2):
+def check(maps, share, shown, batch=2, device="cpu"):
     """Hold thresholds, counts and scores against the oracle."""
     images, units = maps.shape[:2]
-    thresholds = Thresholds(images, share)
+    thresholds = Thresholds(images, share, device)
     for start in range(0, images, batch):
         thresholds.add("layer", torch.from_numpy(maps[start : start + batch]))
     found = thresholds.values()["layer"].numpy()
     planes = maps.astype(float).transpose(1, 0, 2, 3).reshape(units, -1)
     np.testing.assert_allclose(found, [oracles.quantile(p, share) for p in planes.tolist()], rtol=1e-6, atol=1e-7)
     found += np.float32(1e-4)  # halfway between two values, where rounding decides what is above it
-    layer, concept_area = counted(maps, found, shown, batch)
+    layer, concept_area = counted(maps, found, shown, batch, device=device)
     both, scores, area, areas, whole, over_all = oracles.network_dissection(
         maps.tolist(), found.tolist(), shown, CATEGORIES
     )
@@ -96,12 +98,13 @@ shapes = st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 4), st.i
 seeds = st.integers(0, 10**6)
 
 
-@settings(max_examples=60)
+@pytest.mark.parametrize("device", WAYS)
+@settings(max_examples=40)
 @given(shape=shapes, size=st.tuples(st.integers(1, 6), st.integers(1, 6)), seed=seeds, share=st.floats(0.01, 0.6))
-def test_thresholds_counts_and_scores_are_the_oracles(shape, size, seed, share):
+def test_thresholds_counts_and_scores_are_the_oracles(shape, size, seed, share, device):
     random = np.random.default_rng(seed)
     maps = np.float32(random.normal(size=shape))
-    check(maps, share, random_labels(random, [size] * shape[0]))
+    check(maps, share, random_labels(random, [size] * shape[0]), device=device)
 
 
 @settings(max_examples=60)
@@ -157,26 +160,27 @@ def test_the_order_of_images_and_the_size_of_batches_make_no_difference():
 
 
 def test_counts_are_exact_at_sizes_that_do_not_fit_into_one_block(monkeypatch):
-    from cmon.recording import counting
+    from cmon.records import arrays
 
     random = np.random.default_rng(1)
     maps = np.float32(random.normal(size=(3, 20, 4, 4)))
     shown = random_labels(random, [(8, 8)] * 3)
     whole, _ = counted(maps, [0.2] * 20, shown)
-    monkeypatch.setattr(counting, "BLOCK_BYTES", 8 * 64 * 3)  # three units at a time
+    monkeypatch.setattr(arrays, "BLOCK_BYTES", 12 * 3)  # three maps at a time
     parts, _ = counted(maps, [0.2] * 20, shown)
     assert whole.intersection.tolist() == parts.intersection.tolist()
     assert whole.unit_area.tolist() == parts.unit_area.tolist()
 
 
-def test_interpolation_is_that_of_torch():
+@pytest.mark.parametrize("device", WAYS)
+def test_interpolation_is_that_of_torch(device):
     maps = torch.randn(1, 1, 7, 5, generator=torch.Generator().manual_seed(0))
     expected = nn.functional.interpolate(maps, (112, 90), mode="bilinear", align_corners=False)[0, 0] > 0.25
-    layer, _ = counted(maps.numpy(), [0.25], [{0: np.ones((112, 90)).tolist()}])
+    layer, _ = counted(maps.numpy(), [0.25], [{0: np.ones((112, 90)).tolist()}], device=device)
     assert layer.unit_area[0, 0] == int(expected.sum())
     left = np.zeros((112, 90), bool)
     left[:, :40] = True
-    layer, _ = counted(maps.numpy(), [0.25], [{0: left.tolist()}])
+    layer, _ = counted(maps.numpy(), [0.25], [{0: left.tolist()}], device=device)
     assert layer.intersection[0, 0] == int(expected[:, :40].sum())
 
 
@@ -207,18 +211,19 @@ def check_draws(maps, thresholds, shown, draws, **options):
     return layer
 
 
-@settings(max_examples=40)
+@pytest.mark.parametrize("device", WAYS)
+@settings(max_examples=30)
 @given(
     shape=st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3)),
     often=st.tuples(st.integers(0, 3), st.integers(0, 4)),
     batch=st.integers(1, 5),
     seed=seeds,
 )
-def test_draws_are_the_oracles_for_masks_of_any_size(shape, often, batch, seed):
+def test_draws_are_the_oracles_for_masks_of_any_size(shape, often, batch, seed, device):
     random = np.random.default_rng(seed)
     maps = np.float32(random.normal(size=shape))
     shown = random_labels(random, random.integers(1, 5, (shape[0], 2)).tolist())
-    check_draws(maps, [0.7, 0.0, 5.0][: shape[1]], shown, draw(shape[0], *often, seed), batch=batch)
+    check_draws(maps, [0.7, 0.0, 5.0][: shape[1]], shown, draw(shape[0], *often, seed), batch=batch, device=device)
 
 
 def test_of_many_concepts_the_ten_best_are_kept():
@@ -255,7 +260,10 @@ def test_an_unlabelled_image_may_get_labels_and_a_labelled_one_lose_them():
 def test_masks_of_one_shape_may_lie_at_other_places():
     """As after crops: the unit is above its threshold on the left, where the one mask is and the other is not."""
     maps, here = np.float32([[[[1.0, -1.0]]], [[[-1.0, -1.0]]]]), np.ones((1, 1, 1), bool)
-    labels = [ImageLabels(np.int32([concept]), here, (0.5,), (column,)) for concept, column in ((0, 0.25), (1, 0.75))]
+    labels = [
+        PackedLabels.of(ImageLabels(np.int32([concept]), here, (0.5,), (column,)))
+        for concept, column in ((0, 0.25), (1, 0.75))
+    ]
     draws = Draws(np.int32([[0, 1], [1, 0]]), np.zeros((0, 2), np.int32), np.array([True, False]))
     counter = counter_of([0.0], draws)
     counter.add("layer", torch.from_numpy(maps))
@@ -287,8 +295,8 @@ def test_draws_do_not_depend_on_batches_blocks_or_integers(monkeypatch):
     shown = random_labels(random, [(8, 8), (6, 5), (8, 8)] * 3)
     draws = draw(9, 3, 4, 2)
     first, _ = counted(maps, [0.4] * 20, shown, draws=draws, batch=2)
-    monkeypatch.setattr(counting, "BLOCK_BYTES", 8 * 64 * 3)  # three units at a time
-    monkeypatch.setattr(arrays, "BLOCK_BYTES", 3000)
+    monkeypatch.setattr(counting, "AT_A_TIME", 4)
+    monkeypatch.setattr(arrays, "BLOCK_BYTES", 36)  # three maps at a time, and a unit
     monkeypatch.setattr(sums, "HALF_OF_INT32", 10)
     second, _ = counted(maps, [0.4] * 20, shown, draws=draws, batch=9)
     assert np.array_equal(first.intersection, second.intersection)
@@ -321,7 +329,7 @@ def test_images_that_were_not_counted_are_a_mistake_of_ours():
         counted(maps, [0.0], [{}, {}, {}], draws=nothing_drawn(3))
     counter = counter_of([0.0], nothing_drawn(2))
     counter.add("layer", torch.from_numpy(maps))
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(AssertionError, match="labels for every image"):
         counter.count([[labels_of({})]])
 
 
@@ -330,6 +338,40 @@ def test_a_unit_that_is_nowhere_above_its_threshold_gets_no_verdict():
     layer, areas = counted(maps, [1.0, 0.5], [{0: [[True, True]]}])
     evidence = checkpoint_counts(layer, areas).of_layer("layer")
     assert evidence.judged(2).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_compiled_loops_and_torch_count_the_same_on_any_number_of_threads(threads):
+    """Masks of several sizes, of more than one word, by permutations."""
+    random = np.random.default_rng(7)
+    maps = np.float32(random.normal(size=(20, 11, 6, 7)))
+    shown = random_labels(random, [(30, 41), (12, 9)] * 10)
+    shown[3] = {}
+    draws, asked = draw(20, 3, 4, 1), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        first, areas = counted(maps, [1.5] * 11, shown, batch=18, draws=draws)
+    finally:
+        torch.set_num_threads(asked)
+    second, other = counted(maps, [1.5] * 11, shown, batch=7, draws=draws, device="cpu:0")
+    assert first.unit_area.sum() > 0
+    assert np.array_equal(areas, other)
+    for name in ("intersection", "unit_area", "whole_area"):
+        assert np.array_equal(getattr(first, name), getattr(second, name)), name
+    for union, drawn in first.draws.items():
+        for name, values in vars(drawn).items():
+            assert np.array_equal(values, getattr(second.draws[union], name)), name
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8, 8), (5, 13), (9, 15)])
+def test_packed_masks_hold_every_pixel(size):
+    masks = np.random.default_rng(8).random((3, *size)) < 0.5
+    packed = PackedLabels.of(ImageLabels(np.int32([0, 2, 4]), masks, centres(size[0]), centres(size[1])))
+    assert packed.areas.tolist() == [sum(sum(row) for row in mask) for mask in masks.tolist()]
+    for number, mask in enumerate(masks.tolist()):
+        for place, pixel in enumerate(pixel for row in mask for pixel in row):
+            assert int(packed.bits[place // 64, number]) >> (place % 64) & 1 == pixel
+    assert packed.bits.shape == (-(-size[0] * size[1] // 64), 3)
 
 
 class Net(nn.Module):

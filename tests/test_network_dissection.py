@@ -194,16 +194,51 @@ def test_how_much_is_drawn_is_as_configured(dissected, again):
     assert shapes(again) == {4, 0}
 
 
-@pytest.mark.parametrize(("tau", "times"), [(0.05, 1), ("fdr:0.05", 3)])
-def test_masks_are_read_anew_only_for_permutations(broden, monkeypatch, tau, times):
+@pytest.mark.parametrize("tau", [0.05, "fdr:0.05"])
+def test_masks_are_read_once_a_study(broden, monkeypatch, tau):
     from cmon.probes import Labels
 
     read, of = [], Labels.of
     monkeypatch.setattr(Labels, "of", lambda labels, *words: read.append(words[0]) or of(labels, *words))
     broden.tables["detector"][1]["tau"] = tau
     broden.edit("statistics", permutations=2)
-    assert broden.cmon("activations", "--checkpoint", "epoch_1").code == 0
-    assert len(read) == IMAGES * (1 + times)  # once to look for wrong ones
+    for checkpoint in ("epoch_1", "epoch_2"):
+        assert broden.cmon("activations", "--checkpoint", checkpoint).code == 0
+        assert sorted(read) == [f"{number:02}.png" for number in range(IMAGES)]
+    folder = broden.workspace / "cache/masks"
+    assert len(list(folder.iterdir())) == 2
+    before = broden.datasets("counts/plain/epoch_2.h5")
+    shutil.rmtree(folder)
+    (broden.workspace / "counts/plain/epoch_2.h5").unlink()
+    assert broden.cmon("activations").code == 0
+    assert len(read) == 2 * IMAGES
+    after = broden.datasets("counts/plain/epoch_2.h5")
+    assert all(np.array_equal(values, after[name]) for name, values in before.items())
+
+
+def test_another_mask_or_geometry_has_its_masks_read_anew_and_the_old_ones_deleted(again):
+    before = set((again.workspace / "cache/masks").iterdir())
+    write_mask(again.folder / "broden/images/00_color.png", np.full((8, 8), 2))
+    assert again.cmon("activations").code == 0
+    other = set((again.workspace / "cache/masks").iterdir())
+    assert len(other) == 2
+    assert not other & before
+    again.tables["run"][0]["preprocess"] = {"crop": 8}
+    again.edit("activations")
+    assert again.cmon("activations").code == 0
+    cropped = set((again.workspace / "cache/masks").iterdir())
+    assert len(cropped) == 2
+    assert not cropped & (other | before)
+
+
+def test_a_damaged_byte_of_the_kept_masks_is_an_error_that_names_the_file(again):
+    path = next((again.workspace / "cache/masks").glob("*.bin"))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    again.cmon("activations", "--force").fails(1, path.name, "a checksum does not match", "delete it")
+    path.unlink()
+    assert again.cmon("activations", "--force").code == 0
 
 
 def test_a_word_in_two_categories_is_one_word_for_the_encoder(dissected):

@@ -9,8 +9,8 @@ from cmon.recording import Thresholds
 from cmon.recording.tails import LEAST, Tail
 
 
-def streamed(values, share, batch=7, capacity=LEAST):
-    tail = Tail(values.shape[1], len(values), share, capacity=capacity)
+def streamed(values, share, batch=7, capacity=LEAST, device="cpu"):
+    tail = Tail(values.shape[1], len(values), share, device, capacity)
     for part in torch.from_numpy(values).split(batch):
         tail.add(part)
     return tail.thresholds().numpy(), tail
@@ -93,6 +93,19 @@ def test_batches_make_no_difference_as_long_as_the_quantile_is_exact():
 def test_the_same_stream_gives_the_same_thresholds():
     values = np.float32(np.random.default_rng(3).normal(size=(100_000, 3)))
     assert streamed(values, 0.1, 1000)[0].tolist() == streamed(values, 0.1, 1000)[0].tolist()
+
+
+@pytest.mark.parametrize("share", [0.005, 0.3])
+def test_compiled_loops_find_what_torch_finds_on_any_other_device(share):
+    """The same values are kept, so that thresholds are the same numbers even where they are not exact."""
+    values = np.float32(np.random.default_rng(9).normal(size=(60_000, 5)))
+    values[::3, 1] = 0
+    values[:, 2] = values[:, 2].round(1)
+    found, tail = streamed(values, share, 1000)
+    expected, other = streamed(values, share, 1000, device="cpu:0")
+    assert found.tolist() == expected.tolist()
+    assert tail.rank_error == other.rank_error
+    assert (tail.rank_error > 0) == (share == 0.3)
 
 
 def held(tail):

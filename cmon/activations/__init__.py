@@ -1,28 +1,18 @@
 """Stage 1: run every checkpoint over the probe, and the image-text model over probe and concepts."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from cmon.activations.calibration import Calibration, open_calibration
+from cmon.activations.calibration import open_calibration
 from cmon.activations.evidence import make_evidence
-from cmon.activations.images import Batches, Labelled, check_masks, decoded
-from cmon.checkpoints import Untrained, load_into, mask_weights, read_checkpoint, read_masks, sparsity
+from cmon.activations.forward import Forward, Task
+from cmon.activations.images import Batches, Labelled, batch_size, decoded, packed_masks
 from cmon.config import Run
 from cmon.errors import CheckpointError, CmonError, ConfigError, ModelError, ProbeError, StoreError, listing
-from cmon.fingerprint import changes
 from cmon.models import build_model, check_random, select_layers
 from cmon.recipes import Plan, Unit
-from cmon.recording import Counter, Recorder, Thresholds, check_batch_norm, pick_device, recalibrate
-from cmon.records import CheckpointActivations, CheckpointCounts
-from cmon.statistics import draw
-from cmon.stores import write_activations, write_counts
-from cmon.work import Options, Outcome, Progress, Stopwatch, provenance
+from cmon.recording import Recorder, check_batch_norm, foldable, pick_device
+from cmon.work import Options, Outcome, Progress
 from cmon.workspace import Target
 
-if TYPE_CHECKING:
-    from torch import nn
-
-__all__ = ["Batches", "Labelled", "record_activations"]
+__all__ = ["Batches", "Forward", "Labelled", "Task", "record_activations"]
 
 
 def record_activations(plan: Plan, options: Options, progress: Progress) -> Outcome:
@@ -50,20 +40,6 @@ def record_activations(plan: Plan, options: Options, progress: Progress) -> Outc
             outcome.failed.append((run.name, error))
             break
     return outcome
-
-
-@dataclass(frozen=True)
-class Task:
-    """What one checkpoint still lacks: its activations, its counts, or both."""
-
-    unit: Unit
-    activations: Target | None
-    counts: Target | None
-
-    @property
-    def targets(self) -> tuple[Target, ...]:
-        """The files to make."""
-        return tuple(target for target in (self.activations, self.counts) if target is not None)
 
 
 def _stale(plan: Plan, units: list[Unit], options: Options, progress: Progress, outcome: Outcome) -> list[Task]:
@@ -101,19 +77,22 @@ def _record_run(plan: Plan, run: Run, todo: list[Task], options: Options, progre
     todo = _drawn(run, todo, outcome)
     if not todo:
         return
-    cache = decoded(plan, run.preprocess, progress)
+    cache = decoded(plan, run.preprocess, progress, options.profile)
     if cache.index.skipped:
         outcome.warnings.append(_skipped(plan, cache.index.skipped))
+    masks = None
     if any(task.counts for task in todo):
-        check_masks(plan.labels, cache, run.preprocess, progress)
+        with options.profile.part("reading masks"):
+            masks = packed_masks(plan, cache, run.preprocess, progress)
         outcome.warnings += _unlabelled(plan)
-    batches = Batches(cache, run.preprocess, plan.study.activations.batch_size, device)
-    anew = open_calibration(plan, run, cache, device, progress, outcome) if run.batchnorm == "recalibrate" else None
+    batches = Batches(cache, run.preprocess, batch_size(plan.study.activations.batch_size, device), device)
+    anew = open_calibration(plan, run, cache, options, progress, outcome) if run.batchnorm == "recalibrate" else None
+    record = Forward(plan, model, foldable(model, layers), recorder, batches, masks, anew, options)
     progress.begin(f"activations {run.name}", len(todo))
     for task in todo:
         name = task.unit.checkpoint.name
         try:
-            outcome.made += _record(plan, task, model, recorder, batches, anew, options)
+            outcome.made += record(task, progress)
         except CheckpointError as error:
             outcome.failed.append((task.unit.name, _located(error, task.unit)))
             progress.advance(1, f"{name} failed")
@@ -133,81 +112,6 @@ def _drawn(run: Run, todo: list[Task], outcome: Outcome) -> list[Task]:
         outcome.failed += [(task.unit.name, _within(f"run {run.name}: baseline", error)) for task in untrained]
         return [task for task in todo if task.unit.seed is None]
     return todo
-
-
-def _record(
-    plan: Plan,
-    task: Task,
-    model: "nn.Module",
-    recorder: Recorder,
-    batches: Batches,
-    anew: Calibration | None,
-    options: Options,
-) -> list[str]:
-    """Make one checkpoint's files, and name them; counts take a second pass, once the first has found thresholds.
-
-    Where batch normalisation is recalibrated, this comes before both.
-    """
-    import torch
-
-    watch = Stopwatch()
-    model, step = _network(task.unit, model, options)
-    _check_unchanged(plan, task)
-    model.to(recorder.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if anew is not None:
-        recalibrate(model, anew, recorder.device)
-    ids = batches.cache.index.ids
-    thresholds = Thresholds(len(ids), plan.study.activations.quantile, recorder.device) if task.counts else None
-    recorded = recorder(model, batches, len(ids), thresholds.add if thresholds else None)
-    if task.activations:
-        result = CheckpointActivations(ids, recorded, step, sparsity(model))
-        made = provenance(watch, recorder.device)
-        write_activations(task.activations.path, task.activations.recipe, made, result, recorder.pooling)
-    if task.counts and thresholds:
-        counts = _counted(plan, model, recorder, batches, thresholds)
-        write_counts(task.counts.path, task.counts.recipe, provenance(watch, recorder.device), counts)
-    return [f"{target.kind} {task.unit.name}" for target in task.targets]
-
-
-def _network(unit: Unit, model: "nn.Module", options: Options) -> "tuple[nn.Module, int | None]":
-    """Return the model with a checkpoint's masked weights, and its step; or a new one, as its seed draws it."""
-    run, checkpoint = unit.run, unit.checkpoint
-    if isinstance(checkpoint, Untrained):
-        return build_model(run.model, run.model_args, checkpoint.seed), None
-    weights = read_checkpoint(checkpoint.path, run.state_dict_key, options.trust_pickle)
-    load_into(model, weights, checkpoint.path)
-    if unit.masks is not None:
-        mask_weights(model, read_masks(unit.masks, options.trust_pickle), unit.masks)
-    return model, weights.step
-
-
-def _counted(
-    plan: Plan, model: "nn.Module", recorder: Recorder, batches: Batches, thresholds: Thresholds
-) -> CheckpointCounts:
-    """Count pixels in a second pass over the same batches."""
-    labels = plan.labels
-    draws = draw(len(batches.cache.index.ids), *plan.mask_draws)
-    counter = Counter(thresholds.values(), labels.concepts.groups(labels.categories), draws, recorder.device)
-    recorder.watch(model, Labelled(batches, labels, draws.orders, counter.count), counter.add)
-    return CheckpointCounts(
-        concepts=labels.concepts,
-        categories=labels.categories,
-        image_ids=batches.cache.index.ids,
-        concept_area=counter.concept_area,
-        concept_images=counter.concept_images,
-        layers=counter.counts(),
-        quantile=thresholds.share,
-        rank_error=thresholds.rank_error,
-    )
-
-
-def _check_unchanged(plan: Plan, task: Task) -> None:
-    """Raise where the files have changed since they were hashed: what was read may not be what the recipe says."""
-    now = {"activations": plan.activations, "counts": plan.counts}
-    for target in task.targets:
-        if changed := changes(target.recipe, now[target.kind](task.unit).recipe):
-            what = f"changed while it was read: {listing(changed)}"
-            raise CheckpointError(task.unit.where, what, "run again once it is written")
 
 
 def _skipped(plan: Plan, skipped: tuple[str, ...]) -> str:

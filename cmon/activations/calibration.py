@@ -14,15 +14,16 @@ from cmon.config import Preprocess, Run
 from cmon.errors import ProbeError, listing
 from cmon.pixels import PixelCache
 from cmon.recipes import Plan
+from cmon.recording import pick_device
 from cmon.records import Pixels
-from cmon.work import Outcome, Progress
+from cmon.work import Options, Outcome, Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 # Held in memory for all of a run: 0.75 GB at 224 pixels.
 MOST_IMAGES = 5000
-# As many as activations.batch_size has by default, and whatever it is set to.
+# Whatever activations.batch_size is: it decides the statistics.
 AT_A_TIME = 128
 SEED = 0
 
@@ -55,7 +56,7 @@ def sample(cache: PixelCache) -> Pixels:
 
 
 def open_calibration(
-    plan: Plan, run: Run, probe: PixelCache, device: str, progress: Progress, outcome: Outcome
+    plan: Plan, run: Run, probe: PixelCache, options: Options, progress: Progress, outcome: Outcome
 ) -> Calibration:
     """Return the images that a run is recalibrated on: the probe's, or those that it names.
 
@@ -66,7 +67,7 @@ def open_calibration(
     if run.batchnorm_images is not None:
         whose = str(run.batchnorm_images)
         try:
-            cache = decoded(plan, run.preprocess, progress, plan.calibration(run))
+            cache = decoded(plan, run.preprocess, progress, options.profile, plan.calibration(run))
         except ProbeError as error:
             where = whose if error.where == "probe" else error.where
             raise ProbeError(f"batchnorm_images: {where}", error.what, error.hint) from error
@@ -79,4 +80,4 @@ def open_calibration(
         outcome.warnings.append(f"{whose}: {len(skipped)} unreadable images left out: {listing(skipped)}")
     images = sample(cache)
     progress.line(f"run {run.name}: batch normalisation recalibrated on {len(images)} images of {whose}")
-    return Calibration(images, run.preprocess, device)
+    return Calibration(images, run.preprocess, pick_device(options.device))

@@ -8,10 +8,13 @@ from cmon.activations.images import read_image
 from cmon.encoders import Encoder, open_encoder
 from cmon.errors import DamagedStoreError, ProbeError
 from cmon.h5 import read_header
+from cmon.pixels import DECODERS
+from cmon.profiling import Profile
 from cmon.recipes import Plan
 from cmon.recording import pick_device
 from cmon.records import Evidence, FloatArray
 from cmon.stores import read_evidence, write_evidence
+from cmon.threads import map_ahead
 from cmon.work import Options, Outcome, Progress, Stopwatch, is_due, provenance
 from cmon.workspace import Target
 
@@ -26,15 +29,21 @@ def make_evidence(plan: Plan, options: Options, progress: Progress, outcome: Out
     if not is_due("evidence", target.state(), options, progress, outcome):
         return
     watch, device = Stopwatch(), pick_device(options.device)
-    encoder = open_encoder(plan.study.encoder, device, options.trust_pickle)
+    with options.profile.part("encoding"):
+        evidence = _encoded(plan, open_encoder(plan.study.encoder, device, options.trust_pickle), options, progress)
+    with options.profile.writing(target.path):
+        write_evidence(target.path, target.recipe, provenance(watch, device), evidence)
+
+
+def _encoded(plan: Plan, encoder: Encoder, options: Options, progress: Progress) -> Evidence:
+    """Encode words and, where a detector asks for them, images."""
     words = encoder.text_features(plan.concepts.names, plan.study.concepts.prompt)
     ids: tuple[str, ...] = ()
     features = words[:0]
     if "evidence" in plan.uses:
-        known = None if options.force else _known_image_features(target)
-        ids, features = known or _encode_images(plan, encoder, progress)
-    evidence = Evidence(ids, plan.concepts, features, words)
-    write_evidence(target.path, target.recipe, provenance(watch, device), evidence)
+        known = None if options.force else _known_image_features(plan.evidence)
+        ids, features = known or _encode_images(plan, encoder, progress, options.profile)
+    return Evidence(ids, plan.concepts, features, words)
 
 
 def _known_image_features(target: Target) -> tuple[tuple[str, ...], FloatArray] | None:
@@ -50,7 +59,9 @@ def _known_image_features(target: Target) -> tuple[tuple[str, ...], FloatArray] 
     return evidence.image_ids, evidence.image_features
 
 
-def _encode_images(plan: Plan, encoder: Encoder, progress: Progress) -> tuple[tuple[str, ...], FloatArray]:
+def _encode_images(
+    plan: Plan, encoder: Encoder, progress: Progress, profile: Profile
+) -> tuple[tuple[str, ...], FloatArray]:
     readable = [
         i for i in range(len(plan.probe.ids)) if plan.study.probe.on_error == "stop" or read_image(plan, plan.probe, i)
     ]
@@ -60,8 +71,9 @@ def _encode_images(plan: Plan, encoder: Encoder, progress: Progress) -> tuple[tu
     progress.begin("evidence", len(ids))
 
     def images() -> Iterator[Image.Image]:
-        for index in readable:
-            yield plan.probe.image(index)
+        decoded = map_ahead(plan.probe.image, readable, DECODERS)
+        for image in profile.each("decoding images", decoded):
+            yield image
             progress.advance()
 
     features = encoder.image_features(ids, images())

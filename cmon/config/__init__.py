@@ -85,7 +85,9 @@ class Activations(Section):
 
     pooling: Literal["mean", "max"] = Field("mean", description="over the positions of an activation map")
     precision: Literal["float32", "bfloat16"] = "float32"
-    batch_size: int = Field(128, ge=1, description="images at a time; does not change results")
+    batch_size: int | None = Field(
+        None, ge=1, description="images at a time; without it 32 on a CPU, 256 on a GPU; does not change results"
+    )
     quantile: float = Field(
         0.005,
         gt=0,

@@ -2,7 +2,19 @@
 
 from cmon.recording.batchnorm import check_batch_norm, recalibrate
 from cmon.recording.counting import Counter
-from cmon.recording.recorder import Recorder, pick_device
+from cmon.recording.folding import Pairs, foldable, folded
+from cmon.recording.recorder import MemoryShortageError, Recorder, pick_device
 from cmon.recording.tails import Thresholds
 
-__all__ = ["Counter", "Recorder", "Thresholds", "check_batch_norm", "pick_device", "recalibrate"]
+__all__ = [
+    "Counter",
+    "MemoryShortageError",
+    "Pairs",
+    "Recorder",
+    "Thresholds",
+    "check_batch_norm",
+    "foldable",
+    "folded",
+    "pick_device",
+    "recalibrate",
+]

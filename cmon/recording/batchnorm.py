@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from cmon.errors import USER_CODE_ERRORS, ConfigError, ModelError, one_line
+from cmon.recording.recorder import is_out_of_memory
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,7 +51,7 @@ def recalibrate(model: "nn.Module", batches: Iterable["Tensor"], device: str = "
                 reason = one_line(error, 200) or type(error).__name__
                 what = f"fails on {len(batch)} images of shape {tuple(batch.shape[1:])}: {reason}"
                 hint = "recalibrate on more images, and of a size that the model takes"
-                if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error):
+                if is_out_of_memory(error):
                     hint = "set a smaller preprocess.resize and crop, or --device cpu"
                 raise ModelError("batchnorm", what, hint) from error
 

@@ -1,19 +1,24 @@
 """Counts where thresholded activation maps meet concept masks, for Network Dissection; no map is kept."""
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cmon.recording.grids import grids
 from cmon.recording.overlap import mask_draws
-from cmon.recording.sums import Sums
-from cmon.records import BLOCK_BYTES, ImageLabels, IntArray, LayerCounts, LongArray
+from cmon.recording.sums import Above, Sums
+from cmon.records import IntArray, LayerCounts, LongArray, PackedLabels
 from cmon.statistics import Draws
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+# Images whose masks are side by side at once: by permutations each has many.
+AT_A_TIME = 16
 
 
 @dataclass
@@ -40,16 +45,16 @@ class Counter:
     categories: Sequence[int]
     draws: Draws
     device: str = "cpu"
-    _above: dict[str, list[tuple["Tensor", "Tensor"]]] = field(default_factory=dict)
+    _above: dict[str, Above] = field(default_factory=dict)
     _counted: int = 0
 
     def __post_init__(self) -> None:
         import torch
 
+        self._threads = torch.get_num_threads()
         self.concept_images: LongArray = np.zeros(len(self.categories), dtype=np.int64)
         halves = np.stack([self.draws.half, ~self.draws.half]).astype(np.int32)
         self._weights: IntArray = np.ascontiguousarray(np.concatenate([self.draws.resamples, halves]).T)
-        self._on_device = torch.from_numpy(self._weights).to(self.device)
         draws, arrangements = self._weights.shape[1], 1 + len(self.draws.orders)
         # By concept: over all images, then in every draw.
         self._areas: LongArray = np.zeros((len(self.categories), 1 + draws), dtype=np.int64)
@@ -65,12 +70,11 @@ class Counter:
         """Take one layer's maps of a batch, (n, U, h, w), and keep until they are counted those above a threshold."""
         threshold = self.thresholds[layer]
         image, unit = (maps.amax((2, 3)) > threshold).nonzero(as_tuple=True)
-        excess = maps[image, unit] - threshold[unit, None, None]
-        sizes = image.bincount(minlength=len(maps)).tolist()
-        parts = (part.split(sizes) for part in (unit, excess))  # type: ignore[no-untyped-call]
-        self._above[layer] = list(zip(*parts, strict=True))
+        excess = (maps[image, unit] - threshold[unit, None, None]).contiguous()
+        ends = image.bincount(minlength=len(maps)).cumsum(0).tolist()
+        self._above[layer] = Above([0, *ends], unit, excess)
 
-    def count(self, labels: Iterable[Sequence[ImageLabels]]) -> None:
+    def count(self, labels: Iterable[Sequence[PackedLabels]]) -> None:
         """Count the images of the batch.
 
         Args:
@@ -78,10 +82,18 @@ class Counter:
         """
         import torch
 
+        rest = iter(labels)
+        size = len(next(iter(self._above.values())).starts) - 1
         # It may run within a network's pass; half precision would move the borders of maps.
-        with torch.inference_mode(), torch.autocast(self.device.split(":")[0], enabled=False):
-            for above, given in zip(zip(*self._above.values(), strict=True), labels, strict=True):
-                self._count(above, given)
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.split(":")[0], enabled=False),
+            ThreadPoolExecutor(self._threads) as pool,
+        ):
+            for start in range(0, size, AT_A_TIME):
+                given = list(islice(rest, min(AT_A_TIME, size - start)))
+                assert len(given) == min(AT_A_TIME, size - start), "labels for every image"
+                self._count(start, given, pool)
             for sums in self._sums.values():
                 sums.widen()
         self._above.clear()
@@ -91,20 +103,32 @@ class Counter:
         assert self._counted == len(self._weights), "as many images as were drawn from"
         return tuple(self._layer(name, sums) for name, sums in self._sums.items())
 
-    def _count(self, above: Iterable[tuple["Tensor", "Tensor"]], labels: Sequence[ImageLabels]) -> None:
-        assert len(labels) == 1 + len(self.draws.orders), "labels for every permutation"
-        own, number = labels[0], self._counted
-        self._counted += 1
-        areas = own.masks.sum((1, 2))[:, None]
-        self._areas[own.concepts, :1] += areas
-        self._areas[own.concepts, 1:] += areas * self._weights[number]
-        self.concept_images[own.concepts] += 1
-        for grid in grids(labels, self.categories, self.device):
-            step = max(1, BLOCK_BYTES // (8 * grid.masks.shape[1]))
-            for layer, (units, excess) in zip(self._above, above, strict=True):
-                for start in range(0, len(units), step):
-                    some = slice(start, start + step)
-                    self._sums[layer].add(units[some], grid.inside(excess[some]), grid, self._on_device[number])
+    def _count(self, start: int, labels: list[Sequence[PackedLabels]], pool: ThreadPoolExecutor) -> None:
+        """Count some images, of which `start` is the first one's place in the batch."""
+        weights = self._weights[self._counted : self._counted + len(labels)]
+        self._counted += len(labels)
+        for given, weight in zip(labels, weights, strict=True):
+            assert len(given) == 1 + len(self.draws.orders), "labels for every permutation"
+            own = given[0]
+            self._areas[own.concepts, 0] += own.areas
+            self._areas[own.concepts, 1:] += np.multiply(own.areas[:, None], weight, dtype=np.int64)
+            self.concept_images[own.concepts] += 1
+        todo = [
+            (self._sums[layer], above.of(start, start + len(labels)), grid)
+            for grid in grids(labels, self.categories)
+            for layer, above in self._above.items()
+        ]
+        if self.device != "cpu":
+            for sums, above, grid in todo:
+                sums.add(above, grid, weights)
+            return
+
+        def add(part: int) -> None:
+            for sums, above, grid in todo:
+                sums.add_on_processor(above, grid, weights, part, self._threads)
+
+        for _ in pool.map(add, range(self._threads)):
+            pass
 
     def _layer(self, name: str, sums: Sums) -> LayerCounts:
         area = sums.area[:, 0].cpu().numpy()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+# Images whose pooled values may wait on the device: each fetch waits for all that the device has yet to do.
+FETCH_EVERY = 1024
+
 # What is done with the maps of a layer, (n, U, h, w) float32, while they are there.
 Watch: TypeAlias = Callable[[str, "Tensor"], None]
 
@@ -26,6 +29,8 @@ class Recorder:
 
     A unit is a channel of a map, (n, U, h, w) or as in Swin (n, h, w, U), a feature of a transformer's tokens
     (n, T, U), or a column of (n, U).
+
+    Nothing after the last of the layers is computed, but in the first batch, which tells whether one runs twice.
 
     Args:
         layers: names of modules.
@@ -58,24 +63,34 @@ class Recorder:
         Raises:
             ModelError: for a layer that does not run exactly once a pass, or whose output has no units, or does not
                 say which of its axes counts them.
+            MemoryShortageError: where the batches are too large for the device.
             CheckpointError: for activations that are NaN or infinite.
         """
+        import torch
+
         kept: dict[str, FloatArray] = {}
-        pooled: dict[str, Tensor] = {}
-        position = 0
+        pooled: dict[str, list[Tensor]] = {}
+        position = waiting = 0
 
         def take(name: str, output: Output) -> None:
-            pooled[name] = output.pooled(self.pooling, self.tokens)
+            pooled.setdefault(name, []).append(output.pooled(self.pooling, self.tokens))
             if watch is not None:
                 watch(name, output.maps())
 
+        def fetch() -> None:
+            for name, parts in pooled.items():
+                values = torch.cat(parts).cpu().numpy()
+                kept.setdefault(name, np.empty((images, values.shape[1]), dtype=np.float32))
+                kept[name][position : position + len(values)] = values
+                parts.clear()
+
         for count in self._run(model, batches, take):
-            for name, values in pooled.items():
-                if name not in kept:
-                    kept[name] = np.empty((images, values.shape[1]), dtype=np.float32)
-                kept[name][position : position + count] = values.cpu().numpy()
-            position += count
-        assert position == images, "as many images as were announced"
+            waiting += count
+            if waiting >= FETCH_EVERY:
+                fetch()
+                position, waiting = position + waiting, 0
+        fetch()
+        assert position + waiting == images, "as many images as were announced"
         return _finite(LayerActivations(name, values) for name, values in kept.items())
 
     def watch(self, model: "nn.Module", batches: Iterable["Tensor"], watch: Watch) -> None:
@@ -93,13 +108,21 @@ class Recorder:
         """Run batch after batch, giving every layer's output to `take`; yield the number of images after each."""
         import torch
 
-        seen = _Pass(Outputs(may_put_channels_last(model)), take, self.device, set())
+        seen = _Pass(Outputs(may_put_channels_last(model)), take, self.device, self.layers)
         # On a GPU, cuDNN rounds float32 convolutions to 10 bits unless it is told not to.
         full_precision = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
         with torch.inference_mode(), full_precision, self._autocast(), self._hooked(model, seen):
-            for batch in batches:
-                self._run_batch(model, batch, seen)
-                yield len(batch)
+            try:
+                for batch in batches:
+                    self._run_batch(model, batch, seen)
+                    seen.ends_early = True
+                    yield len(batch)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                what = f"runs out of memory with {seen.outputs.images} images at a time"
+                hint = "set a smaller activations.batch_size, or a smaller preprocess.resize and crop"
+                raise MemoryShortageError("model", what, hint) from error
 
     def _autocast(self) -> "torch.autocast":
         import torch
@@ -122,17 +145,27 @@ class Recorder:
             model(batch.to(self.device, memory_format=torch.channels_last, non_blocking=True))
         except CmonError:
             raise  # a hook's own
+        except _LastLayer:
+            return
         except USER_CODE_ERRORS as error:
-            hint = "look at the run's preprocess: does the model take images of this size?"
-            if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error):
-                hint = "set a smaller activations.batch_size"
+            if is_out_of_memory(error):
+                raise
             what = f"fails on images of shape {tuple(batch.shape[1:])}: {type(error).__name__}: {_first_line(error)}"
+            hint = "look at the run's preprocess: does the model take images of this size?"
             raise ModelError("model", what, hint) from error
         idle = [name for name in self.layers if name not in seen.names]
         if idle:
             raise ModelError(
                 f"layer {listing(idle)}", "does not run in a forward pass", "take it out of the run's layers"
             )
+
+
+class MemoryShortageError(ModelError):
+    """A batch is too large for the memory; a smaller one may do."""
+
+
+class _LastLayer(BaseException):
+    """All layers have run: not an error, so that no handler in a model takes it for one."""
 
 
 @dataclass
@@ -142,7 +175,9 @@ class _Pass:
     outputs: Outputs
     take: Callable[[str, Output], None]
     device: str
-    names: set[str]  # the layers that have run
+    layers: tuple[str, ...]
+    names: set[str] = field(default_factory=set)  # the layers that have run
+    ends_early: bool = False
 
     def begin(self, batch: "Tensor") -> None:
         """Forget the last batch."""
@@ -164,6 +199,15 @@ class _Pass:
                 self.take(name, self.outputs.read(name, module, output))
         except NoUnitsError as error:
             raise ModelError(f"layer {name}", f"puts out {kind_of(output)}, {error.what}", error.hint) from None
+        if self.ends_early and len(self.names) == len(self.layers):
+            raise _LastLayer
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error is for want of memory; torch's allocator on the CPU raises a plain RuntimeError."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
 
 
 def pick_device(asked: str) -> str:

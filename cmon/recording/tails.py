@@ -3,6 +3,10 @@
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from cmon.compiled import compiled
+from cmon.recording.kernels import count_above, keep_above
 from cmon.records import blocks
 
 if TYPE_CHECKING:
@@ -70,6 +74,7 @@ class Tail:
         self.wanted = min(self.rank + 2, positions)
         self.size = min(capacity, max(LEAST, 2 * self.wanted))
         self.seen, self.error, self._skip = 0, 0, 1
+        self._compiled = device == "cpu"
         self._bound = torch.full((units,), -math.inf, device=device)  # what is not above it cannot matter
         self._buffer = torch.full((units, self.size), -math.inf, device=device)
         self._filled = torch.zeros(units, dtype=torch.long, device=device)
@@ -98,15 +103,31 @@ class Tail:
         return (upper + (lower - upper) * self.fraction).float().to(self._bound.device)
 
     def _add(self, part: "Tensor") -> None:
-        import torch
-
-        passing = (part > self._bound).T
-        counts = passing.sum(1)
+        counts = self._passing(part)
         if int((self._filled + counts).max()) > self.size:
             self._flush()
-            passing = (part > self._bound).T
-            counts = passing.sum(1)
-        unit, position = passing.nonzero(as_tuple=True)
+            counts = self._passing(part)
+        if self._compiled:
+            values = (part, self._bound, self._buffer, self._filled)
+            compiled(keep_above)(*(value.numpy() for value in values))
+        else:
+            self._keep(part, counts)
+
+    def _passing(self, part: "Tensor") -> "Tensor":
+        """Count the values above the bound, (U,) int64."""
+        import torch
+
+        if not self._compiled:
+            return (part > self._bound).sum(0)
+        counts = np.zeros(part.shape[1], np.int32)
+        compiled(count_above)(part.numpy(), self._bound.numpy(), counts)
+        return torch.from_numpy(counts)
+
+    def _keep(self, part: "Tensor", counts: "Tensor") -> None:
+        """Put the values above the bound into the buffer, on any device."""
+        import torch
+
+        unit, position = (part > self._bound).T.nonzero(as_tuple=True)
         first = self._filled - counts.cumsum(0) + counts
         slot = torch.arange(len(unit), device=unit.device) + first[unit]
         self._buffer[unit, slot] = part[position, unit]
@@ -117,7 +138,7 @@ class Tail:
         import torch
 
         held = self._take(0)
-        run = _descending(self._buffer if held is None else torch.cat([held, self._buffer], 1))
+        run = self._descending(self._buffer if held is None else torch.cat([held, self._buffer], 1))
         self._buffer.fill_(-math.inf)
         self._filled.zero_()
         self._bound = self._ranked(self.wanted - 1 + self.error, run)
@@ -131,8 +152,19 @@ class Tail:
             self.error += 2**level
             level += 1
             if (held := self._take(level)) is not None:
-                run = _descending(torch.cat([held, run], 1))
+                run = self._descending(torch.cat([held, run], 1))
         self._runs[level] = run
+
+    def _descending(self, values: "Tensor") -> "Tensor":
+        """Sort each row."""
+        import torch
+
+        if self._compiled:  # numpy sorts numbers alone, torch with indices, which takes ten times as long
+            return torch.from_numpy(-np.sort(-values.numpy(), axis=1))
+        ordered = values.clone()
+        for rows in blocks(len(values), 12 * values.shape[1]):
+            ordered[rows] = values[rows].sort(1, descending=True).values
+        return ordered
 
     def _take(self, level: int) -> "Tensor | None":
         """Take the run of a level away."""
@@ -162,11 +194,3 @@ class Tail:
             column = (weights[order].cumsum(1) <= rank).sum(1, keepdim=True)
             found[units] = values.gather(1, column)[:, 0]
         return found
-
-
-def _descending(values: "Tensor") -> "Tensor":
-    """Sort each row, some rows at a time, since torch sorts with indices that take twice the memory of the values."""
-    ordered = values.clone()
-    for rows in blocks(len(values), 12 * values.shape[1]):
-        ordered[rows] = values[rows].sort(1, descending=True).values
-    return ordered

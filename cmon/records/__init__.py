@@ -17,6 +17,7 @@ from cmon.records.masks import (
     LayerCounts,
     MaskDraws,
     MaskEvidence,
+    PackedLabels,
 )
 from cmon.records.presence import Presence, plain_word
 from cmon.records.recorded import (
@@ -75,6 +76,7 @@ __all__ = [
     "MaskDraws",
     "MaskEvidence",
     "Match",
+    "PackedLabels",
     "Pixels",
     "Presence",
     "Scores",

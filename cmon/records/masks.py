@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from cmon.records.arrays import BoolArray, FloatArray, IntArray, LongArray
 from cmon.records.recorded import Concepts
 
@@ -22,6 +25,40 @@ class ImageLabels:
     masks: BoolArray
     rows: tuple[float, ...]
     columns: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class PackedLabels:
+    """The same with a bit a pixel.
+
+    Args:
+        concepts: (L,) int32, concept indices, ascending, each once.
+        areas: (L,) int32, pixels of each mask.
+        bits: (W, L) uint64, masks side by side; a pixel at place p, along the rows, is bit p mod 64 of word p div 64.
+        rows: (h,) as of ImageLabels.
+        columns: (w,) the same.
+    """
+
+    concepts: IntArray
+    areas: IntArray
+    bits: npt.NDArray[np.uint64]
+    rows: tuple[float, ...]
+    columns: tuple[float, ...]
+
+    @classmethod
+    def of(cls, labels: ImageLabels) -> "PackedLabels":
+        """Pack an image's labels."""
+        count, height, width = labels.masks.shape
+        pixels = np.zeros((count, words(height, width) * 8), np.uint8)
+        packed = np.packbits(labels.masks.reshape(count, height * width), axis=1, bitorder="little")
+        pixels[:, : packed.shape[1]] = packed
+        areas = labels.masks.sum((1, 2), dtype=np.int32)
+        return cls(labels.concepts, areas, np.ascontiguousarray(pixels.view("<u8").T), labels.rows, labels.columns)
+
+
+def words(height: int, width: int) -> int:
+    """Return how many words of 64 bits hold a mask."""
+    return -(-height * width // 64)
 
 
 @dataclass(frozen=True)
