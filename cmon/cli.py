@@ -5,16 +5,14 @@ import io
 import json
 import os
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from cmon import __version__
-from cmon.console import Bars, Lines, Quiet, Stopped, duration, stop_on_signals
-from cmon.errors import CmonError, StaleInputError, listing, one_line
+from cmon.console import Stopped, run_stage, say, say_failures, stop_on_signals
+from cmon.errors import CmonError, StaleInputError, one_line
 
 if TYPE_CHECKING:
     from cmon.recipes import Plan
@@ -39,6 +37,7 @@ DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")]
 TrustOption = Annotated[bool, typer.Option("--trust-pickle", help="Let checkpoints and encoder weights run code.")]
+ProfileOption = Annotated[bool, typer.Option("--profile", help="Say where the seconds and bytes of a stage went.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -65,13 +64,14 @@ def activations(
     device: DeviceOption = "auto",
     trust_pickle: TrustOption = False,
     quiet: QuietOption = False,
+    profile: ProfileOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Run every checkpoint over the probe, and the image-text model over probe and concepts."""
     from cmon.activations import record_activations
 
     options = _options(run, checkpoint, force, dry_run, device, trust_pickle)
-    _finish([_stage("activations", record_activations, _plan(config), options, quiet)])
+    _exit([run_stage("activations", record_activations, _plan(config), options, quiet, profile)])
 
 
 @app.command()
@@ -82,13 +82,14 @@ def dissect(
     force: ForceOption = False,
     dry_run: DryRunOption = False,
     quiet: QuietOption = False,
+    profile: ProfileOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Give every unit its concepts."""
     from cmon.dissect import dissect_checkpoints
 
     options = _options(run, checkpoint, force, dry_run)
-    _finish([_stage("dissect", dissect_checkpoints, _plan(config), options, quiet)])
+    _exit([run_stage("dissect", dissect_checkpoints, _plan(config), options, quiet, profile)])
 
 
 @app.command()
@@ -99,13 +100,14 @@ def embed(
     device: DeviceOption = "auto",
     trust_pickle: TrustOption = False,
     quiet: QuietOption = False,
+    profile: ProfileOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Place all units in one space, and in one plane."""
     from cmon.embed import embed_study
 
     options = _options(None, None, force, dry_run, device, trust_pickle)
-    _finish([_stage("embed", embed_study, _plan(config), options, quiet)])
+    _exit([run_stage("embed", embed_study, _plan(config), options, quiet, profile)])
 
 
 @app.command()
@@ -114,13 +116,14 @@ def report(
     force: ForceOption = False,
     dry_run: DryRunOption = False,
     quiet: QuietOption = False,
+    profile: ProfileOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Draw the figures, and one page that shows them."""
     from cmon.report import report_study
 
     plan, options = _plan(config), _options(None, None, force, dry_run)
-    _finish([_stage("report", report_study, plan, options, quiet)])
+    _exit([run_stage("report", report_study, plan, options, quiet, profile)])
     if not dry_run:
         typer.echo(plan.workspace.report / "index.html")
 
@@ -133,6 +136,7 @@ def run(
     device: DeviceOption = "auto",
     trust_pickle: TrustOption = False,
     quiet: QuietOption = False,
+    profile: ProfileOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Run the four stages in order: activations, dissect, embed, report."""
@@ -150,8 +154,8 @@ def run(
     from cmon.report import report_study
 
     options = _options(None, None, force, dry_run, device, trust_pickle)
-    recorded = _stage("activations", record_activations, plan, options, quiet)
-    labelled = _stage("dissect", dissect_checkpoints, plan, options, quiet)
+    recorded = run_stage("activations", record_activations, plan, options, quiet, profile)
+    labelled = run_stage("dissect", dissect_checkpoints, plan, options, quiet, profile)
     if recorded.failed:
         # What has no activations now has just been told why.
         labelled.failed = [failure for failure in labelled.failed if not isinstance(failure[1], StaleInputError)]
@@ -160,9 +164,9 @@ def run(
         if not quiet:
             sys.stderr.write("embed, report: not made, since they need every checkpoint\n")
     else:
-        outcomes.append(_stage("embed", embed_study, plan, options, quiet))
-        outcomes.append(_stage("report", report_study, plan, options, quiet))
-    _finish(outcomes)
+        outcomes.append(run_stage("embed", embed_study, plan, options, quiet, profile))
+        outcomes.append(run_stage("report", report_study, plan, options, quiet, profile))
+    _exit(outcomes)
     typer.echo(plan.workspace.report / "index.html")
 
 
@@ -182,6 +186,21 @@ def status(config: ConfigArgument, debug: DebugOption = False) -> None:
 
 
 @app.command()
+def plan(
+    config: ConfigArgument, device: DeviceOption = "auto", trust_pickle: TrustOption = False, debug: DebugOption = False
+) -> None:
+    """Say what is left to do: how many minutes, how much disk and memory, from samples that are timed now."""
+    from cmon.estimate import estimate_lines
+
+    study = _plan(config)
+    with contextlib.redirect_stdout(sys.stderr):
+        lines = list(estimate_lines(study, _options(None, None, False, False, device, trust_pickle)))
+    if study.workspace.root.is_dir():
+        study.memory.save()
+    typer.echo("\n".join(lines))
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of the config, for editors."""
     from cmon.config import schema as config_schema
@@ -197,7 +216,7 @@ def main() -> NoReturn:
     try:
         code = app(standalone_mode=False, prog_name="cmon")
     except CmonError as error:
-        _say(error)
+        say(error)
         code = error.exit_code
     except Stopped as stopped:
         sys.stderr.write("stopped: what is done is kept, run the same command to go on\n")
@@ -209,6 +228,12 @@ def main() -> NoReturn:
         sys.stderr.write(f"error: {one_line(error.format_message())}\nhint: cmon --help\n")
         code = 2
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _exit(outcomes: "list[Outcome]") -> None:
+    """Say what failed, and exit with the code that tells."""
+    if code := say_failures(outcomes):
+        raise typer.Exit(code)
 
 
 def _plan(config: Path) -> "Plan":
@@ -229,58 +254,3 @@ def _options(
     from cmon.work import Options
 
     return Options(tuple(runs or ()), tuple(checkpoints or ()), force, dry_run, device, trust_pickle)
-
-
-def _stage(
-    name: str,
-    stage: Callable[["Plan", "Options", Any], "Outcome"],
-    plan: "Plan",
-    options: "Options",
-    quiet: bool,
-) -> "Outcome":
-    """Run one stage and say in a line what came of it."""
-    progress = Quiet() if quiet else Bars() if sys.stderr.isatty() else Lines()
-    start = time.monotonic()
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # a user's model may print, and stdout is for results
-            outcome = stage(plan, options, progress)
-    finally:
-        progress.end()
-        if not options.dry_run:
-            plan.memory.save()
-    if options.dry_run:
-        for made in outcome.made:
-            typer.echo(made)
-    for warning in dict.fromkeys(outcome.warnings):
-        progress.line(f"warning: {warning}")
-    counts = f"{len(outcome.made)} made, {outcome.current} current" + (
-        f", {len(outcome.failed)} failed" if outcome.failed else ""
-    )
-    progress.line(f"{name}: {counts} ({duration(time.monotonic() - start)})")
-    return outcome
-
-
-def _finish(outcomes: "list[Outcome]") -> None:
-    """Say what failed, each mistake once, and exit with the code that tells."""
-    failed = [failure for outcome in outcomes for failure in outcome.failed]
-    alike: dict[tuple[str, str], list[tuple[str, CmonError]]] = {}
-    for name, error in failed:
-        alike.setdefault((error.what, error.hint), []).append((name, error))
-    for group in alike.values():
-        first = group[0][1]
-        others = list(dict.fromkeys(name for name, error in group if error.where != first.where))
-        _say(first, f" (and {len(others)} more: {listing(others, 4)})" if others else "")
-    if failed:
-        codes = {error.exit_code for _, error in failed}
-        raise typer.Exit(codes.pop() if len(codes) == 1 else 1)
-
-
-def _say(error: CmonError, others: str = "") -> None:
-    if "--debug" in sys.argv:
-        import traceback
-
-        traceback.print_exception(error)
-    sys.stderr.write(f"error: {one_line(error.where, 400)}{others}: {one_line(error.what, 1000)}\n")
-    if error.hint:
-        sys.stderr.write(f"hint: {one_line(error.hint, 1000)}\n")
-    sys.stderr.flush()

@@ -3,11 +3,21 @@
 Progress goes to stderr: a bar on a terminal, else one flushed line per unit of work or per 30 seconds.
 """
 
+import contextlib
 import signal
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from cmon.errors import CmonError, listing, one_line
+from cmon.profiling import Profile, duration
+from cmon.work import Options, Outcome, Progress, peak_memory_mib
+
+if TYPE_CHECKING:
+    from cmon.recipes import Plan
 
 LINE_EVERY_S = 30.0
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 75}
@@ -106,11 +116,63 @@ class Bars:
             self._bar = None
 
 
-def duration(seconds: float) -> str:
-    """Write seconds as people say them."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def run_stage(
+    name: str,
+    stage: Callable[["Plan", Options, Progress], Outcome],
+    plan: "Plan",
+    options: Options,
+    quiet: bool,
+    profile: bool,
+) -> Outcome:
+    """Run one stage and say in a line what came of it, and what it spent its time on where that is asked."""
+    progress = Quiet() if quiet else Bars() if sys.stderr.isatty() else Lines()
+    options = replace(options, profile=Profile())
+    start = time.monotonic()
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # a user's model may print, and stdout is for results
+            outcome = stage(plan, options, progress)
+    finally:
+        progress.end()
+        if not options.dry_run:
+            plan.memory.save()
+    for made in outcome.made if options.dry_run else ():
+        sys.stdout.write(f"{made}\n")
+    for warning in dict.fromkeys(outcome.warnings):
+        progress.line(f"warning: {warning}")
+    counts = f"{len(outcome.made)} made, {outcome.current} current" + (
+        f", {len(outcome.failed)} failed" if outcome.failed else ""
+    )
+    elapsed_s = time.monotonic() - start
+    progress.line(f"{name}: {counts} ({duration(elapsed_s)})")
+    for line in options.profile.lines(elapsed_s, peak_memory_mib()) if profile else ():
+        progress.line(line)
+    return outcome
+
+
+def say_failures(outcomes: list[Outcome]) -> int:
+    """Say what failed, each mistake once, and return the exit code that tells: 0 where nothing did."""
+    failed = [failure for outcome in outcomes for failure in outcome.failed]
+    alike: dict[tuple[str, str], list[tuple[str, CmonError]]] = {}
+    for name, error in failed:
+        alike.setdefault((error.what, error.hint), []).append((name, error))
+    for group in alike.values():
+        first = group[0][1]
+        others = list(dict.fromkeys(name for name, error in group if error.where != first.where))
+        say(first, f" (and {len(others)} more: {listing(others, 4)})" if others else "")
+    codes = {error.exit_code for _, error in failed}
+    return 0 if not codes else codes.pop() if len(codes) == 1 else 1
+
+
+def say(error: CmonError, others: str = "") -> None:
+    """Say a mistake in a line, and what mends it in another."""
+    if "--debug" in sys.argv:
+        import traceback
+
+        traceback.print_exception(error)
+    sys.stderr.write(f"error: {one_line(error.where, 400)}{others}: {one_line(error.what, 1000)}\n")
+    if error.hint:
+        sys.stderr.write(f"hint: {one_line(error.hint, 1000)}\n")
+    sys.stderr.flush()
 
 
 class Stopped(BaseException):
