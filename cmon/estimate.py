@@ -31,7 +31,8 @@ from cmon.work import Options, peak_memory_mib
 
 TIMED = "batches of the probe's images"
 # How much of each kind of work is done to time it.
-IMAGES, LABELLED_IMAGES, SECONDS, UNITS, DRAWS = 64, 2000, 1.0, 64, 5
+IMAGES, SECONDS, UNITS, DRAWS = 64, 1.0, 64, 5
+LEAST_IMAGES, COSINES = 500, 10**7
 # What a pass that counts pixels takes, of one that records activations.
 COUNTING = 1.2
 # What a unit of a checkpoint takes `embed` and `report`, and these at least, in seconds: measured on two cores.
@@ -236,23 +237,26 @@ def _labels(plan: Plan, table: Detector, one: Sample, count: int) -> Estimate:
 
 
 def _labelling_s(plan: Plan, table: Detector, images: int, units: int, concepts: int) -> float:
-    """Time the labels of one checkpoint on few units of few images, and scale by both."""
+    """Time the labels of one checkpoint on few units, images and draws; what a unit adds is told by two numbers."""
     testing, random = plan.testing(table), np.random.default_rng(0)
-    some, few = min(images, LABELLED_IMAGES), min(units, UNITS)
+    some = min(images, max(LEAST_IMAGES, COSINES // concepts))
     rows = [random.normal(size=(n, DIMENSION)).astype(np.float32) for n in (some, concepts)]
     words = Concepts(tuple(map(str, range(concepts))), ("",) * concepts)
     evidence = Evidence(tuple(map(str, range(some))), words, *(r / np.linalg.norm(r, axis=1)[:, None] for r in rows))
-    layer = LayerActivations("layer", random.normal(size=(some, few)).astype(np.float32))
+    activations = random.normal(size=(some, UNITS)).astype(np.float32)
     drawn = draw(some, min(testing.permutations, DRAWS), min(testing.resamples, DRAWS), 0)
-    none = draw(some, 0, 0, 0)
+    more = (testing.permutations + testing.resamples) / max(1, len(drawn.orders) + len(drawn.resamples))
 
-    def label(draws: Draws) -> object:
+    def label(count: int, draws: Draws) -> object:
+        layer = LayerActivations("layer", activations[:, :count])
         return label_layer(detector_from(table), layer, evidence, testing.test, draws)
 
-    label(none)
-    scored_s, all_s = _seconds(lambda: label(none)), _seconds(lambda: label(drawn))
-    more = (testing.permutations + testing.resamples) / max(1, len(drawn.orders) + len(drawn.resamples))
-    return (scored_s + max(all_s - scored_s, 0) * more) * (images / some) * (units / few)
+    label(UNITS, drawn)  # slow: what is worked out once a study
+    few_s, all_s = (_seconds(lambda count=count: label(count, drawn)) for count in (UNITS // 4, UNITS))  # type: ignore[misc]
+    scored_s = _seconds(lambda: label(UNITS, draw(some, 0, 0, 0)))
+    of_units = max(all_s - few_s, 0) / (UNITS - UNITS // 4)
+    drawn_s = max(all_s - scored_s, 0) + of_units * (units - UNITS)
+    return (scored_s * units / UNITS + max(drawn_s, 0) * more) * images / some
 
 
 def _kept_bytes(resamples: int) -> int:

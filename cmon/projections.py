@@ -7,11 +7,16 @@ from typing import Any, Literal
 import numpy as np
 
 from cmon.errors import ConfigError
-from cmon.records import FloatArray
+from cmon.records import FloatArray, IntArray, blocks
 
 # Trustworthiness compares all pairs of points; a sample of this many bounds its memory to some hundred MiB.
 TRUST_SAMPLE = 4000
 TRUST_NEIGHBOURS = 15
+# Up to so many points all distances are computed, which takes less time than umap's own search needs to be compiled.
+# Beyond, umap searches: its time grows little faster than the number of points.
+MOST_COMPARED = 50_000
+# So many more neighbours than wanted are found in single precision, for the nearest to be told exactly among them.
+SPARE_NEIGHBOURS = 5
 
 
 @dataclass(frozen=True)
@@ -35,16 +40,25 @@ class Umap:
             warnings.simplefilter("ignore")  # numba's and umap's remarks on parallelism under a seed
             import umap
 
+            count = min(self.neighbours, len(points) - 1)
             reducer = umap.UMAP(
-                n_neighbors=min(self.neighbours, len(points) - 1),
+                n_neighbors=count,
                 min_dist=self.min_dist,
                 metric=self.metric,
                 random_state=self.seed,
                 init="spectral" if len(points) > 10 else "random",
                 n_jobs=1,
+                precomputed_knn=self._neighbours(points, count) if len(points) <= MOST_COMPARED else (None, None, None),
             )
             placed: Any = reducer.fit_transform(points)
         return np.asarray(placed, dtype=np.float32)
+
+    def _neighbours(self, points: FloatArray, count: int) -> tuple[IntArray, FloatArray]:
+        if self.metric == "euclidean":
+            return nearest_neighbours(points, count)
+        directions = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-30)
+        indices, distances = nearest_neighbours(directions, count)
+        return indices, distances * distances / np.float32(2)
 
 
 @dataclass(frozen=True)
@@ -74,6 +88,37 @@ def place(projection: Umap | Pca, points: FloatArray) -> tuple[FloatArray, float
     distinct, inverse = np.unique(points, axis=0, return_inverse=True)
     placed = projection(distinct)
     return placed[inverse.reshape(-1)], trustworthiness(distinct, placed)
+
+
+def nearest_neighbours(points: FloatArray, count: int) -> tuple[IntArray, FloatArray]:
+    """Find each point's nearest neighbours by the distances of all pairs.
+
+    Args:
+        points: (n, D) finite.
+        count: k, at most n.
+
+    Returns:
+        (n, k) int32 indices, each point itself first and then by distance, equals by index; (n, k) Euclidean distances.
+    """
+    centred = points - points.mean(axis=0)  # products of small numbers have small errors
+    squares = np.einsum("nd,nd->n", centred, centred)
+    kept = min(count + SPARE_NEIGHBOURS, len(points))
+    indices = np.empty((len(points), count), dtype=np.int32)
+    distances = np.empty((len(points), count), dtype=np.float32)
+    parts = blocks(len(points), 8 * len(points))
+    room = np.empty((parts[0].stop, len(points)), dtype=np.float32)  # filled again: new memory is slow at first touch
+    for rows in parts:
+        apart = np.matmul(centred[rows], centred.T, out=room[: rows.stop - rows.start])
+        apart *= -2
+        apart += squares
+        apart[np.arange(len(apart)), np.arange(rows.start, rows.stop)] = -np.inf
+        near = np.sort(np.argpartition(apart, kept - 1, axis=1)[:, :kept], axis=1)
+        exact = np.sqrt(np.square(points[near] - points[rows, None]).sum(axis=2))
+        exact[near == np.arange(rows.start, rows.stop)[:, None]] = -1  # before what lies at the same place
+        order = np.argsort(exact, axis=1, kind="stable")[:, :count]
+        indices[rows] = np.take_along_axis(near, order, axis=1)
+        distances[rows] = np.maximum(np.take_along_axis(exact, order, axis=1), 0)
+    return indices, distances
 
 
 def trustworthiness(points: FloatArray, placed: FloatArray) -> float:

@@ -34,7 +34,7 @@ ALGORITHM = {
     "counts": 2,
     "evidence": 1,
     "similarity": 3,
-    "embedding": 4,
+    "embedding": 5,
     "matches": 1,
     "report": 4,
 }

@@ -1,5 +1,6 @@
 """The tables of a report: one row per unit, and one row per layer."""
 
+from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
@@ -9,6 +10,7 @@ from cmon.statistics.trends import category_codes, indices, label_confidence
 
 # Columns of layers_table that have an interval: the number plus or minus its `_error`.
 WITH_ERROR = ("interpretable", "unique_concepts", "effective_concepts", "spread", "d_anchor", "changed")
+MARKS = ',"\r\n'  # for which a field is quoted
 
 
 def units_table(study: Study) -> Table:
@@ -50,14 +52,19 @@ def layers_table(study: Study) -> Table:
     95 % interval over resamples of the images, NaN without them. The indices are those of
     `cmon.statistics.trends.indices`.
     """
-    runs = [name.run for name in study.checkpoints]
-    found = {(run, layer): indices(study, run, layer) for run in set(runs) for layer in range(len(study.layers))}
+    runs = {name.run for name in study.checkpoints}
+    found = {(run, layer): indices(study, run, layer) for run in runs for layer in range(len(study.layers))}
     rows: list[dict[str, object]] = []
-    units = study.units
+    units, seen = study.units, Counter[int]()
+    order = np.lexsort((units.layer, units.checkpoint))
+    place = units.checkpoint.astype(np.int64)[order] * len(study.layers) + units.layer[order]
+    ends = np.searchsorted(place, np.arange(len(study.checkpoints) * len(study.layers) + 1))
     for k, checkpoint in enumerate(study.checkpoints):
-        at = runs[:k].count(checkpoint.run)
+        at = seen[checkpoint.run]
+        seen[checkpoint.run] += 1
         for index, layer in enumerate(study.layers):
-            here = np.flatnonzero((units.checkpoint == k) & (units.layer == index))
+            start = k * len(study.layers) + index
+            here = order[ends[start] : ends[start + 1]]
             if not len(here):
                 continue
             score = units.score[here[units.alive[here]]]
@@ -82,14 +89,17 @@ def layers_table(study: Study) -> Table:
 
 def csv_bytes(table: Table) -> bytes:
     """Write columns of equal length as CSV, numbers at full precision, NaN as an empty field, truth as 0 and 1."""
-    rows = [list(table), *zip(*(_fields(column) for column in table.values()), strict=True)]
-    lines = [",".join(_quoted(field) for field in row) or '""' for row in rows]
+    columns = [_quoted([name, *_fields(column)]) for name, column in table.items()]
+    lines = [",".join(row) or '""' for row in zip(*columns, strict=True)]
     return "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
 
 
-def _quoted(field: str) -> str:
-    """Quote a field where CSV asks for it; Python's csv would leave a carriage return bare, which ends a row."""
-    return '"' + field.replace('"', '""') + '"' if any(mark in field for mark in ',"\r\n') else field
+def _quoted(fields: list[str]) -> list[str]:
+    """Quote fields where CSV asks for it; Python's csv would leave a carriage return bare, which ends a row."""
+    whole = "".join(fields)
+    if not any(mark in whole for mark in MARKS):
+        return fields
+    return ['"' + text.replace('"', '""') + '"' if any(mark in text for mark in MARKS) else text for text in fields]
 
 
 def _with_blank(names: Iterable[str]) -> np.ndarray[tuple[int], np.dtype[np.str_]]:
@@ -102,5 +112,5 @@ def _fields(column: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> list[s
         column = column.astype(np.int8)
     if column.dtype.kind == "f":
         # The shortest digits that give back the same number, in its own precision.
-        return ["" if np.isnan(value) else str(value) for value in column]
-    return [str(value) for value in column.tolist()]
+        return ["" if text == "nan" else text for text in map(str, column)]
+    return list(map(str, column.tolist()))

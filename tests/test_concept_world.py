@@ -22,7 +22,7 @@ from cmon.config import Preprocess  # noqa: E402
 from cmon.detectors.network_dissection import NetworkDissection  # noqa: E402
 from cmon.probes import open_labels  # noqa: E402
 from cmon.recording import Counter, Recorder, Thresholds  # noqa: E402
-from cmon.records import CheckpointCounts  # noqa: E402
+from cmon.records import CheckpointCounts, PackedLabels  # noqa: E402
 from cmon.statistics import draw  # noqa: E402
 
 ENCODER = ROOT / "sample_configs" / "demo" / "encoder"
@@ -200,7 +200,7 @@ def test_nine_of_ten_planted_units_get_their_words_by_iou_with_the_worlds_masks(
     counter = Counter(thresholds.values(), groups, draw(len(world), 0, 0, 0))
     for i, batch in enumerate(batches):
         recorder.watch(network, [batch], counter.add)
-        counter.count([one] for one in shown[100 * i : 100 * i + len(batch)])
+        counter.count([PackedLabels.of(one)] for one in shown[100 * i : 100 * i + len(batch)])
     sums = (counter.concept_area, counter.concept_images, counter.counts())
     counts = CheckpointCounts(labels.concepts, labels.categories, (), *sums, 0.005, thresholds.rank_error)
     names, right = labels.concepts.names, []

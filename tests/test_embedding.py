@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmon import embedding as module
-from cmon.embedding import distance_to_anchors, spread, unified_embedding
+from cmon.embedding import distance_to_anchors, resampled_indices, spread, unified_embedding
 
 
 def features_of(count, dimensions, seed=0):
@@ -164,3 +164,58 @@ def test_fewer_than_two_units_have_no_spread(units):
 def test_units_that_are_not_alive_do_not_count_for_the_spread():
     placed = np.float32([[1, 0], [np.nan, np.nan], [0, 1], [-1, 0]])
     assert spread(placed) == spread(placed[[0, 2, 3]])
+
+
+# In resamples
+
+
+@settings(max_examples=30)
+@given(
+    seed=st.integers(0, 10**6),
+    units=st.integers(0, 6),
+    best=st.integers(1, 4),
+    named=st.integers(0, 3),
+    temperature=st.sampled_from([0.05, 1.0, 20.0]),
+    room=st.sampled_from([1, 150, 2**26]),
+)
+def test_indices_in_resamples_are_those_of_units_that_are_placed_there(seed, units, best, named, temperature, room):
+    random = np.random.default_rng(seed)
+    features, anchors = features_of(7, 5, seed), features_of(named, 5, seed + 1)
+    concept = np.argsort(random.random((units, 3, 7)), axis=2)[..., :best].astype(np.int32)
+    score = np.float32(-np.sort(-5 * random.normal(size=concept.shape), axis=2))
+    dead = random.random(units) < 0.3
+    concept[dead], score[dead] = -1, np.nan
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "BLOCK_BYTES", room)
+        distances, spreads = resampled_indices(concept, score, features, anchors, temperature)
+    assert distances.shape == spreads.shape == (3,)
+    for b in range(3):
+        placed = [
+            oracles.unified_embedding(c, s, features.tolist(), temperature)
+            for c, s in zip(concept[~dead, b].tolist(), score[~dead, b].tolist(), strict=True)
+        ]
+        far = oracles.d_anchor(placed, anchors.tolist()) if placed and named else np.nan
+        np.testing.assert_allclose(distances[b], far, rtol=1e-6)
+        np.testing.assert_allclose(spreads[b], oracles.spread(placed) if len(placed) > 1 else np.nan, atol=1e-6)
+
+
+def test_indices_in_a_resample_by_hand():
+    features = np.float32([[1, 0], [0, 1]])
+    concept, score = np.int32([[[0, 1]], [[1, 0]]]), np.log(np.float32([[[3, 1]], [[3, 1]]]))
+    # u is (.75, .25) and (.25, .75): to the anchor they are .25 sqrt(2) and .75 sqrt(2), their cosine is 3/5.
+    distances, spreads = resampled_indices(concept, score, features, np.float32([[1, 0]]), 1.0)
+    np.testing.assert_allclose(distances, [0.5 * np.sqrt(2)], rtol=1e-6)
+    np.testing.assert_allclose(spreads, [0.4], rtol=1e-6)
+
+
+def test_a_unit_at_the_origin_has_no_direction_in_a_resample_either():
+    features = np.float32([[1, 0], [-1, 0]])
+    concept = np.int32([[[0, 1]], [[0, 1]], [[0, 1]]])
+    score = np.float32([[[1, 1]], [[90, 0]], [[90, 0]]])
+    assert resampled_indices(concept, score, features, features, 1.0)[1] == pytest.approx(2 / 3)
+
+
+def test_without_resamples_there_are_no_indices():
+    concept, score = np.zeros((4, 0, 2), np.int32), np.zeros((4, 0, 2), np.float32)
+    for found in resampled_indices(concept, score, features_of(3, 5), features_of(2, 5), 1.0):
+        assert found.shape == (0,)

@@ -6,7 +6,8 @@ from sklearn.manifold import trustworthiness as sklearn_trustworthiness
 
 from cmon import projections
 from cmon.errors import ConfigError
-from cmon.projections import Pca, Umap, place, trustworthiness
+from cmon.projections import Pca, Umap, nearest_neighbours, place, trustworthiness
+from cmon.records import arrays
 
 
 def cloud(count, dimensions, seed=0):
@@ -136,7 +137,52 @@ def test_trustworthiness_of_many_points_is_that_of_a_fixed_sample(monkeypatch):
     assert first == pytest.approx(whole, abs=0.05)
 
 
+# Neighbours
+
+
+@pytest.mark.parametrize("block_bytes", [1, 3000, 2**26])
+@pytest.mark.parametrize("away", [0, 100])
+def test_nearest_neighbours_are_those_of_all_distances(monkeypatch, block_bytes, away):
+    monkeypatch.setattr(arrays, "BLOCK_BYTES", block_bytes)
+    points = cloud(90, 6) + np.float32(away)
+    indices, found = nearest_neighbours(points, 8)
+    expected = distances(points)
+    np.testing.assert_array_equal(indices, np.argsort(expected, axis=1)[:, :8])
+    np.testing.assert_allclose(found, np.sort(expected, axis=1)[:, :8], rtol=1e-5)
+    assert (indices.dtype, found.dtype) == (np.int32, np.float32)
+
+
+def test_neighbours_that_single_precision_cannot_tell_apart_by_products_are_told_apart():
+    line = np.zeros((12, 3), np.float32)
+    line[:, 0] = 1e-5 * np.arange(12) ** 2  # within a cloud that is 10^6 times as wide
+    indices, found = nearest_neighbours(np.concatenate([line[:6], line[6:] + np.float32(10)]), 4)
+    np.testing.assert_array_equal(indices[0], [0, 1, 2, 3])
+    np.testing.assert_allclose(found[0], np.float32([0, 1e-5, 4e-5, 9e-5]), rtol=1e-4)
+
+
+def test_a_point_is_its_own_first_neighbour_even_among_its_equals():
+    indices, found = nearest_neighbours(np.ones((7, 3), np.float32), 7)
+    assert indices[:, 0].tolist() == list(range(7))
+    assert indices[3].tolist() == [3, 0, 1, 2, 4, 5, 6]
+    assert (found == 0).all()
+
+
 # UMAP: importing it takes seconds, so it is used in two tests
+
+
+@pytest.mark.parametrize("compared", [10**6, 0])
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_umap_places_points_by_neighbours_of_either_search(monkeypatch, metric, compared):
+    monkeypatch.setattr(projections, "MOST_COMPARED", compared)
+    directions = np.linalg.qr(cloud(9, 9))[0][:3]
+    points = np.concatenate([1 + np.arange(25)[:, None] % 3 + 0 * directions[:1] for _ in range(3)]) * np.repeat(
+        directions, 25, axis=0
+    ) + np.float32(0.1) * cloud(75, 9)
+    placed, trust = place(Umap(metric=metric), np.float32(points))
+    nearest = distances(placed) + np.diag(np.full(75, np.inf))
+    if metric == "cosine":  # the three lengths of a direction are then one place
+        assert (nearest.argmin(axis=1) // 25 == np.arange(75) // 25).all()
+    assert trust > 0.75
 
 
 def test_umap_is_repeatable_for_a_seed_and_keeps_clusters_apart():

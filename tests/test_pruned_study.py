@@ -207,7 +207,7 @@ def test_half_of_a_pruned_weight_is_one_line_that_names_the_checkpoint(study):
 
 
 def test_masks_that_change_while_they_are_read_are_not_believed(study, monkeypatch):
-    from cmon import activations as stage
+    from cmon.activations import forward as stage
 
     def read(path, trust_pickle):
         masks = original(path, trust_pickle)

@@ -134,6 +134,14 @@ def test_layers_csv_counted_by_hand():
     ]
 
 
+def test_the_order_of_the_units_rows_does_not_matter_to_layers_csv():
+    study = a_study()
+    order = np.random.default_rng(0).permutation(len(study.units.unit))
+    columns = {name: values for name, values in vars(study.units).items() if len(values)}
+    mixed = replace(study.units, **{name: values[order] for name, values in columns.items()})
+    assert rows_of(layers_table(replace(study, units=mixed))) == rows_of(layers_table(study))
+
+
 def test_without_resamples_there_are_no_errors():
     table = layers_table(a_study(resamples=0))
     errors = [name for name in table if name.endswith("_error")]

@@ -6,7 +6,7 @@ from cmon.config import Detector as DetectorTable
 from cmon.config import Embed
 from cmon.embed.labels import read_study_labels
 from cmon.embed.matching import match_runs
-from cmon.embedding import distance_to_anchors, spread, unified_embedding
+from cmon.embedding import distance_to_anchors, resampled_indices, spread, unified_embedding
 from cmon.encoders import open_encoder
 from cmon.errors import CmonError, StaleInputError, listing
 from cmon.projections import Pca, Umap, place
@@ -45,8 +45,9 @@ def embed_study(plan: Plan, options: Options, progress: Progress) -> Outcome:
         watch = Stopwatch()
         progress.line(f"embed {table.name}: {len(plan.units)} checkpoints")
         progress.begin(f"embed {table.name}", 1)
-        study = _study(plan, table, read_evidence(plan.evidence.path), options)
-        write_study(target.path, target.recipe, provenance(watch), study)
+        study = _study(plan, table, options)
+        with options.profile.writing(target.path):
+            write_study(target.path, target.recipe, provenance(watch), study)
         progress.advance(1, table.name)
         progress.end()
     _match(plan, options, progress, outcome)
@@ -61,8 +62,10 @@ def _match(plan: Plan, options: Options, progress: Progress, outcome: Outcome) -
     if not is_due("matches", target.state(), options, progress, outcome):
         return
     watch = Stopwatch()
-    study = read_study(plan.embedding(plan.study.detector[0]).path)
-    write_matches(target.path, target.recipe, provenance(watch), match_runs(plan, study))
+    with options.profile.part("matching units"):
+        matches = match_runs(plan, read_study(plan.embedding(plan.study.detector[0]).path))
+    with options.profile.writing(target.path):
+        write_matches(target.path, target.recipe, provenance(watch), matches)
     progress.line(f"matches: units of {len(plan.study.pairs_of_runs)} pairs of runs")
 
 
@@ -75,17 +78,22 @@ def _require_all(plan: Plan, table: DetectorTable) -> None:
         raise StaleInputError(f"similarity/{table.name}", what, "run cmon dissect, or leave them out of the config")
 
 
-def _study(plan: Plan, table: DetectorTable, evidence: Evidence, options: Options) -> Study:
-    read = read_study_labels(plan, table, evidence)
+def _study(plan: Plan, table: DetectorTable, options: Options) -> Study:
+    profile = options.profile
+    with profile.part("reading files"):
+        evidence = read_evidence(plan.evidence.path)
+        read = read_study_labels(plan, table, evidence)
     names, labels = read.names, read.labels
     layers = tuple(dict.fromkeys(layer.name for checkpoint in labels for layer in checkpoint.layers))
     settings, concepts = plan.study.embed, labels[0].concepts
     concept_features, anchor_features = _features_of(plan, concepts, evidence, options)
     units = _units(names, labels, layers, concept_features, settings)
-    indices = _indices(units, labels, layers, concept_features, anchor_features, settings)
+    with profile.part("indices"):
+        indices = _indices(units, labels, layers, concept_features, anchor_features, settings)
     alive = units.alive
     points = np.concatenate([units.embedding[alive], concept_features, anchor_features])
-    placed, trust = place(_projection(settings), points)
+    with profile.part("projection"):
+        placed, trust = place(_projection(settings), points)
     count = int(alive.sum())
     units.xy[alive] = placed[:count]
     anchor_start = count + len(concept_features)
@@ -189,21 +197,20 @@ def _indices(
     settings: Embed,
 ) -> dict[str, FloatArray]:
     """Measure where each checkpoint's layers lie in the space, as they are and in every resample of the images."""
-    resamples = units.resampled_concept.shape[1]
-    shape = (len(labels), len(layers))
+    shape, best = (len(labels), len(layers)), settings.top_k
     found = {name: np.full(shape, np.nan, np.float32) for name in ("d_anchor", "spread")}
-    found |= {f"{name}_resampled": np.full((*shape, resamples), np.nan, np.float32) for name in tuple(found)}
+    resampled = (*shape, units.resampled_concept.shape[1])
+    found |= {f"{name}_resampled": np.full(resampled, np.nan, np.float32) for name in tuple(found)}
+    start = 0  # of the layer's rows, which lie in this order
     for k, checkpoint in enumerate(labels):
         for one in checkpoint.layers:
             place = (k, layers.index(one.name))
-            here = units.embedding[(units.checkpoint == k) & (units.layer == place[1])]
+            here = units.embedding[start : start + len(one.state)]
+            start += len(one.state)
             found["d_anchor"][place], found["spread"][place] = distance_to_anchors(here, anchors), spread(here)
-            for b in range(resamples):
-                concept, score = one.resampled_concept[:, b], one.resampled_score[:, b]
-                chosen = (concept[:, : settings.top_k], score[:, : settings.top_k])
-                there = unified_embedding(*chosen, concept_features, settings.temperature)
-                found["d_anchor_resampled"][(*place, b)] = distance_to_anchors(there, anchors)
-                found["spread_resampled"][(*place, b)] = spread(there)
+            again = (one.resampled_concept[..., :best], one.resampled_score[..., :best])
+            distances, spreads = resampled_indices(*again, concept_features, anchors, settings.temperature)
+            found["d_anchor_resampled"][place], found["spread_resampled"][place] = distances, spreads
     return found
 
 

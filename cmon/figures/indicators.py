@@ -111,6 +111,9 @@ def draw(view: View, table: Table) -> Figure:
         for i, layer in enumerate(layers):
             aside = (i + 1) / (len(layers) + 1) - 0.5
             _lines(axes, chosen(table, layer=layer), looks, colours[layer], markers[layer], aside)
+        steps = chosen(table, layer=layers[-1], indicator=next(iter(looks)))["step"]
+        places, evenly = positions(steps)
+        label_steps(axes, places, steps, evenly)
         _scale(axes, panel.in_per_cent)
     page.legend([(layer, {"color": colours[layer], "marker": markers[layer], "ms": 4, "lw": 1.1}) for layer in layers])
     page.legend(list(_explained(panels, drawn)))
@@ -127,8 +130,7 @@ def _lines(axes: Axes, rows: Table, looks: dict[str, dict[str, Any]], colour: st
     """Draw one layer's indicators over its steps; at a single checkpoint layers stand side by side."""
     for i, (indicator, look) in enumerate(looks.items()):
         line = chosen(rows, indicator=indicator)
-        places, evenly = positions(line["step"])
-        label_steps(axes, places, line["step"], evenly)
+        places, _ = positions(line["step"])
         margin = 1.5 if len(places) == 1 else 0.03 * (places[-1] - places[0])
         axes.set_xlim(places[0] - margin, places[-1] + margin)
         places = places + (2 * aside if len(places) == 1 else 0)

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from cmon.figures.style import INK, Points
 
 WHISKER: dict[str, Any] = {"color": INK, "lw": 0.6, "zorder": 6, "capstyle": "butt"}
+MANY = 40  # checkpoints, from which whiskers would hide what they stand on
 
 
 def plus_minus(value: float, error: float, digits: int = 0) -> str:
@@ -26,10 +27,11 @@ def draw_band(axes: Axes, places: Points, low: Points, high: Points, colour: str
 
 
 def draw_whiskers(axes: Axes, places: Points, low: Points, high: Points) -> None:
-    """Draw a thin upright line from end to end of every interval (K,) that is known."""
+    """Draw a thin upright line from end to end of every interval (K,) that is known, thinner where there are many."""
     known = np.isfinite(high - low)
     if known.any():
-        axes.vlines(places[known], low[known], high[known], clip_on=False, **WHISKER)
+        thin = WHISKER["lw"] * min(1, MANY / len(places))
+        axes.vlines(places[known], low[known], high[known], clip_on=False, **WHISKER | {"lw": thin})
 
 
 def alone(values: Points) -> npt.NDArray[np.bool_]:

@@ -24,15 +24,18 @@ def place_labels(points: Points, sizes: Points, radius: float, extent: Extent, t
     markers = np.hstack([points - radius, points + radius])
     nearness = np.hypot(*(points[:, None] - points[None]).transpose(2, 0, 1))
     order = np.argsort(-(nearness < 40).sum(axis=1), kind="stable")
+    # What a place costs whatever the other labels do.
+    candidates = []
+    for point, size in zip(points, sizes, strict=True):
+        choices, distance = _candidates(point, size / 2, radius, extent)
+        fixed = 50 * _overlap(choices, taken) + 3 * _overlap(choices, markers) + 0.4 * _inside(choices, crowd)
+        candidates.append((choices, distance + fixed))
     boxes = np.full((len(points), 4), -1e9)
     for _ in range(4):
         before = boxes.copy()
         for i in order:
-            choices, distance = _candidates(points[i], sizes[i] / 2, radius, extent)
-            others = np.vstack([np.delete(boxes, i, axis=0), taken])
-            cost = distance + 50 * _overlap(choices, others) + 3 * _overlap(choices, markers)
-            inside = (crowd[None] > choices[:, None, :2]) & (crowd[None] < choices[:, None, 2:])
-            boxes[i] = choices[np.argmin(cost + 0.4 * inside.all(axis=2).sum(axis=1))]
+            choices, fixed = candidates[i]
+            boxes[i] = choices[np.argmin(fixed + 50 * _overlap(choices, np.delete(boxes, i, axis=0)))]
         if np.array_equal(before, boxes):
             break
     centres: Points = (boxes[:, :2] + boxes[:, 2:]) / 2
@@ -57,3 +60,12 @@ def _overlap(boxes: Points, others: Points) -> Points:
     high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
     shared: Points = np.clip(high - low, 0, None).prod(axis=2).sum(axis=1)
     return shared
+
+
+def _inside(boxes: Points, dots: Points) -> Points:
+    """Count the dots within each box, (K,)."""
+    within = np.ones((len(boxes), len(dots)), dtype=np.bool_)
+    for axis in (0, 1):  # a dot's coordinates apart: four times as fast as both at once
+        within &= (dots[:, axis] > boxes[:, axis, None]) & (dots[:, axis] < boxes[:, axis + 2, None])
+    counts: Points = within.sum(axis=1).astype(np.float64)
+    return counts

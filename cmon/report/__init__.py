@@ -15,6 +15,7 @@ from cmon.fingerprint import changes, fingerprint
 from cmon.h5 import write_whole
 from cmon.lint import concept_table, lint_lines
 from cmon.page import Picture, Section, render
+from cmon.profiling import Profile
 from cmon.recipes import Plan
 from cmon.records import FloatArray, Match, Study, View
 from cmon.report.captions import low_prior, summary
@@ -71,10 +72,11 @@ def report_study(plan: Plan, options: Options, progress: Progress) -> Outcome:
         return outcome
     watch = Stopwatch()
     written: dict[str, int] = {}
-    sheets = _sheets(plan, written, outcome)
+    sheets = _sheets(plan, written, options.profile, outcome)
     progress.begin("report", sum(len(sheet.names) for sheet in sheets))
-    sections = [_section(plan, sheet, written, progress) for sheet in sheets]
-    page = render(sections, _settings(plan), provenance(watch))
+    sections = [_section(plan, sheet, written, options.profile, progress) for sheet in sheets]
+    with options.profile.part("page"):
+        page = render(sections, _settings(plan), provenance(watch))
     _put(plan, "index.html", page.encode("utf-8", "replace"), written)
     old = _manifest(plan.workspace.report)
     manifest = {"fingerprint": fingerprint(plan.report), "recipe": plan.report, "files": written}
@@ -97,16 +99,18 @@ def report_state(plan: Plan) -> State:
     return State("stale", f"lost: {listing(lost)}") if lost else State("current")
 
 
-def _sheets(plan: Plan, written: dict[str, int], outcome: Outcome) -> list[Sheet]:
+def _sheets(plan: Plan, written: dict[str, int], profile: Profile, outcome: Outcome) -> list[Sheet]:
     """Lay out all figures: each detector's, run by run and then of runs together, then those of two detectors."""
     tables = plan.study.detector
-    studies = [read_study(plan.embedding(table).path) for table in tables]
-    matches = read_matches(plan.matches.path) if plan.study.pairs_of_runs else []
+    with profile.part("reading files"):
+        studies = [read_study(plan.embedding(table).path) for table in tables]
+        matches = read_matches(plan.matches.path) if plan.study.pairs_of_runs else []
     metrics = metrics_of(plan, studies[0]) if _asked(plan, "runs") else {}
     sheets: list[Sheet] = []
     outcome.warnings += _impossible(plan)
     for table, study in zip(tables, studies, strict=True):
-        sheets += _of_runs(plan, table, study, written, outcome)
+        with profile.part("tables"):
+            sheets += _of_runs(plan, table, study, written, outcome)
         sheets += _of_comparisons(plan, table, study, metrics, matches, outcome)
     for first, second in combinations(zip(tables, studies, strict=True), 2):
         title, folder = f"{first[0].name} and {second[0].name}", f"{first[0].name}~{second[0].name}"
@@ -182,17 +186,18 @@ def _applying(plan: Plan, view: View, shows: str, place: str, outcome: Outcome) 
     return [name for name, reason in reasons.items() if not reason]
 
 
-def _section(plan: Plan, sheet: Sheet, written: dict[str, int], progress: Progress) -> Section:
+def _section(plan: Plan, sheet: Sheet, written: dict[str, int], profile: Profile, progress: Progress) -> Section:
     """Draw a sheet's figures."""
     pictures = []
     for name in sheet.names:
-        pictures.append(_picture(plan, sheet.view, name, f"{sheet.stem}/{name}", written))
+        with profile.part(f"figure {name}"):
+            pictures.append(_picture(plan, sheet.view, name, f"{sheet.stem}/{name}", written, profile))
         progress.advance(1, f"{sheet.stem.partition('/')[2]}/{name}")
     about = (sheet.view.caption, sheet.warning, pictures, sheet.rows, sheet.notes, sheet.tables)
     return Section(sheet.detector, sheet.shown, *about)
 
 
-def _picture(plan: Plan, view: View, name: str, stem: str, written: dict[str, int]) -> Picture:
+def _picture(plan: Plan, view: View, name: str, stem: str, written: dict[str, int], profile: Profile) -> Picture:
     from cmon.figures import FIGURES
     from cmon.figures.style import save
 
@@ -202,11 +207,14 @@ def _picture(plan: Plan, view: View, name: str, stem: str, written: dict[str, in
     images: dict[str, bytes] = {}
     for form in dict.fromkeys([*plan.study.report.formats, "png"]):
         buffer = io.BytesIO()
-        save(figure, buffer, form, plan.study.report.dpi)
+        with profile.part(f"drawing as {form}"):
+            save(figure, buffer, form, plan.study.report.dpi)
         images[form] = buffer.getvalue()
-    for form in plan.study.report.formats:
-        _put(plan, f"{stem}.{form}", images[form], written)
-    _put(plan, f"{stem}.csv", csv_bytes(table), written)
+    with profile.part("writing files") as part:
+        for form in plan.study.report.formats:
+            _put(plan, f"{stem}.{form}", images[form], written)
+        _put(plan, f"{stem}.csv", csv_bytes(table), written)
+        part.size_bytes += sum(map(len, images.values()))
     links = [f"{stem}.{form}" for form in (*plan.study.report.formats, "csv")]
     return Picture(kind.title, kind.explanation, base64.b64encode(images["png"]).decode(), links)
 

@@ -73,10 +73,10 @@ class History:
     def of(cls, study: Study, run: int, layer: int) -> "History":
         """Collect one layer of one run of a study."""
         units = study.units
-        places = {k: i for i, k in enumerate(k for k, name in enumerate(study.checkpoints) if name.run == run)}
+        mine = np.array([name.run == run for name in study.checkpoints], dtype=np.bool_)
         rows = np.flatnonzero((units.run == run) & (units.layer == layer))
-        k, u = np.array([places[k] for k in units.checkpoint[rows].tolist()], dtype=np.intp), units.unit[rows]
-        shape, resamples = (len(places), int(u.max(initial=-1)) + 1), units.resampled_concept.shape[1]
+        k, u = (np.cumsum(mine) - 1)[units.checkpoint[rows]], units.unit[rows]
+        shape, resamples = (int(mine.sum()), int(u.max(initial=-1)) + 1), units.resampled_concept.shape[1]
         alive = units.alive[rows]
         concept = np.full(shape, -1, dtype=np.int32)
         clear = np.zeros(shape, dtype=np.bool_)
