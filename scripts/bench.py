@@ -13,7 +13,9 @@ import importlib
 import json
 import os
 import platform
+import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -30,21 +32,36 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", choices=BENCHMARKS, default=BENCHMARKS)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"), help="where all figures go")
+    parser.add_argument("--one", choices=BENCHMARKS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # for the commands that are timed
     torch.set_num_threads(arguments.threads)
+    if arguments.one:
+        run(arguments.one, arguments.pairs, arguments.json)
+        return 0
     machine = f"{cpu()}, {os.cpu_count()} cores, {arguments.threads} threads, torch {torch.__version__}"
-    print(f"{machine}; medians of {arguments.pairs} pairs")
+    print(f"{machine}; medians of {arguments.pairs} pairs", flush=True)
     found = []
-    for name in arguments.only:
-        start = time.perf_counter()
-        for row in importlib.import_module(f"benchmarks.{name}").rows(arguments.pairs):
-            found.append({"benchmark": name, **asdict(row), "met": row.met})
-            print(line(row), flush=True)
-        print(f"    ({name}: {time.perf_counter() - start:.0f} s)", flush=True)
+    # Each in a process of its own: what one leaves in memory would count as a peak of the commands that another starts.
+    with tempfile.TemporaryDirectory() as folder:
+        for name in arguments.only:
+            part = Path(folder) / f"{name}.json"
+            words = [sys.executable, __file__, "--pairs", str(arguments.pairs), "--threads", str(arguments.threads)]
+            subprocess.run([*words, "--one", name, "--json", str(part)], check=True)
+            found += json.loads(part.read_text())
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_text(json.dumps({"machine": machine, "rows": found}, indent=2))
     return int(not all(row["met"] for row in found))
+
+
+def run(name: str, pairs: int, path: Path) -> None:
+    """Run one benchmark, print its figures, and put them into a file."""
+    found, start = [], time.perf_counter()
+    for row in importlib.import_module(f"benchmarks.{name}").rows(pairs):
+        found.append({"benchmark": name, **asdict(row), "met": row.met})
+        print(line(row), flush=True)
+    print(f"    ({name}: {time.perf_counter() - start:.0f} s)", flush=True)
+    path.write_text(json.dumps(found))
 
 
 def line(row: Row) -> str:

@@ -14,8 +14,10 @@ from cmon.threads import in_threads
 
 Float64Array = npt.NDArray[np.float64]
 
-# Factors that are multiplied before the exponent of their product is put aside.
+# Factors that are multiplied in one pass over the concepts.
 TOGETHER = 4
+# What float32 holds with all its digits.
+LEAST_PRODUCT = 1e-37
 
 
 def sums_of_logs(probability: FloatArray, chosen: IntArray, member: Float64Array, epsilon: float) -> FloatArray:
@@ -35,9 +37,11 @@ def sums_of_logs(probability: FloatArray, chosen: IntArray, member: Float64Array
     rows = np.pad(chosen, ((0, 0), (0, missing)))
     times = np.pad(member, (0, missing)).astype(np.float32)
     plus = np.pad(1 - member + epsilon, (0, missing), constant_values=1).astype(np.float32)
+    # Passes before the exponents of products are put aside: no factor is less than what is added to it.
+    passes = max(1, int(np.log(LEAST_PRODUCT) / (TOGETHER * np.log(min(plus.min(), 0.5)))))
     sums = np.empty((units, probability.shape[1]), dtype=np.float32)
     kernel = compiled(_sum_logs)
-    in_threads(lambda some: kernel(probability, rows[some], times, plus, sums[some]), units)
+    in_threads(lambda some: kernel(probability, rows[some], times, plus, passes, sums[some]), units)
     return sums
 
 
@@ -63,7 +67,7 @@ def rank_weights(order: IntArray, counts: IntArray, weight: Float64Array) -> tup
     return weights[:, :there], squares
 
 
-def _sum_logs(probability: Any, rows: Any, times: Any, plus: Any, sums: Any) -> None:
+def _sum_logs(probability: Any, rows: Any, times: Any, plus: Any, passes: int, sums: Any) -> None:
     concepts = probability.shape[1]
     product = np.empty(concepts, np.float32)
     bits = product.view(np.int32)
@@ -74,10 +78,14 @@ def _sum_logs(probability: Any, rows: Any, times: Any, plus: Any, sums: Any) -> 
         for j in range(0, rows.shape[1], 4):
             first, second = probability[rows[u, j]], probability[rows[u, j + 1]]
             third, fourth = probability[rows[u, j + 2]], probability[rows[u, j + 3]]
+            times1, times2, times3, times4 = times[j], times[j + 1], times[j + 2], times[j + 3]
+            plus1, plus2, plus3, plus4 = plus[j], plus[j + 1], plus[j + 2], plus[j + 3]
             for c in range(concepts):
-                ahead = (first[c] * times[j] + plus[j]) * (second[c] * times[j + 1] + plus[j + 1])
-                behind = (third[c] * times[j + 2] + plus[j + 2]) * (fourth[c] * times[j + 3] + plus[j + 3])
+                ahead = (first[c] * times1 + plus1) * (second[c] * times2 + plus2)
+                behind = (third[c] * times3 + plus3) * (fourth[c] * times4 + plus4)
                 product[c] *= ahead * behind
+            if (j // 4 + 1) % passes and j + 4 < rows.shape[1]:
+                continue
             for c in range(concepts):
                 # A float32 is its last 23 bits, as a fraction of 1 to 2, times 2 to the power of the 8 bits before.
                 exponent[c] += (bits[c] >> np.int32(23)) - np.int32(127)

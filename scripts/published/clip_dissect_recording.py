@@ -28,7 +28,6 @@ def record(model: torch.nn.Module, layers: Sequence[str], images: Path, folder: 
     """
     steps = [transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor(), transforms.Normalize(mean, std)]
     data = datasets.ImageFolder(str(images), transforms.Compose(steps))
-    loader = DataLoader(data, BATCH, num_workers=WORKERS)
     kept: dict[str, list[torch.Tensor]] = {name: [] for name in layers}
     hooks = [
         model.get_submodule(name).register_forward_hook(
@@ -38,7 +37,7 @@ def record(model: torch.nn.Module, layers: Sequence[str], images: Path, folder: 
     ]
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch finds 8 workers too many for few cores
-        for batch, _ in loader:
+        for batch, _ in DataLoader(data, BATCH, num_workers=WORKERS):
             model(batch)
     for hook in hooks:
         hook.remove()
