@@ -51,7 +51,7 @@ check: install  ## format, lint, types, tests
 	$(BIN)/mypy
 	$(BIN)/pytest
 
-bench: install  ## time the stages against their baselines
+bench: install  ## time all stages against their baselines and goals (about 25 minutes)
 	$(BIN)/python scripts/bench.py
 
 clean:  ## delete what was built, not .venv

@@ -36,11 +36,13 @@ LEAST_IMAGES, COSINES = 500, 10**7
 # What a pass that counts pixels takes, of one that records activations.
 COUNTING = 1.2
 # What a unit of a checkpoint takes `embed` and `report`, and these at least, in seconds: measured on two cores.
-EMBED_S, REPORT_S, LEAST_S = 0.002, 0.0004, 15.0
+EMBED_S, REPORT_S, LEAST_S = 0.0007, 0.00005, 8.0
 # The dimension of an image-text model's features, where it is not known without loading it.
 DIMENSION = 512
 # What the joint file holds of each resample of a unit while it is made, beside what it keeps; and a run's figures.
 RESAMPLED_BYTES, REPORT_BYTES = 160, 5e6
+# What a process has in memory that draws, or runs UMAP.
+LIBRARIES_BYTES = 7e8
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,11 @@ def estimate_study(plan: Plan, options: Options) -> Iterator[Estimate]:
     for table in plan.study.detector:
         if due[f"embedding/{table.name}", ""]:
             size = rows * (4 * DIMENSION + _kept_bytes(plan.testing(table).resamples))
-            held = size + RESAMPLED_BYTES * rows * plan.testing(table).resamples
+            held = LIBRARIES_BYTES + size + RESAMPLED_BYTES * rows * plan.testing(table).resamples
             yield Estimate(f"embedding {table.name}", 1, LEAST_S + EMBED_S * rows, size, held, "the number of units")
     if due["report", ""]:
         drawn = len(plan.study.detector) * (LEAST_S + REPORT_S * rows)
-        yield Estimate("report", 1, drawn, REPORT_BYTES * len(runs), 0, "the number of units")
+        yield Estimate("report", 1, drawn, REPORT_BYTES * len(runs), LIBRARIES_BYTES, "the number of units")
 
 
 def estimate_lines(plan: Plan, options: Options) -> list[str]:
