@@ -5,23 +5,20 @@ areas (L,) int32 and bits (W, L) uint64; `<key>.json` where pixels lie, a CRC-32
 fingerprint. The key is the fingerprint of labels, probe and geometry. Both may be deleted at any time.
 """
 
-import json
 import os
-import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from io import BufferedWriter
 from pathlib import Path
 
 import numpy as np
 
+from cmon import cache
 from cmon.errors import StoreError, one_line
-from cmon.fingerprint import Recipe, fingerprint
-from cmon.h5 import write_whole
+from cmon.fingerprint import Recipe
 from cmon.pixels import BLOCK, DECODERS
 from cmon.records.arrays import LongArray
 from cmon.records.masks import ImageLabels, PackedLabels, words
@@ -80,16 +77,13 @@ class MaskCache:
 
 def find(folder: Path, recipe: Recipe) -> MaskCache | None:
     """Return the cache for a recipe, or None where there is none that is whole."""
-    path = _place(folder, recipe)
+    path = cache.place(folder, recipe)
     try:
-        table = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        stated = table.pop("fingerprint")
-        if fingerprint(table) != stated:
-            return None
+        table = cache.read_table(path)
         grids = tuple((tuple(rows), tuple(columns)) for rows, columns in table.pop("grids"))
         index = Index(grids, **{key: tuple(values) for key, values in table.items()})
         whole = path.stat().st_size == index.starts[-1]
-    except (OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError):
+    except cache.DAMAGED:
         return None
     return MaskCache(path, index) if whole else None
 
@@ -113,28 +107,8 @@ def build(
     Raises:
         StoreError: where the folder cannot be written or is full.
     """
-    path = _place(folder, recipe)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
-            index = _write(file, ids, read, advance)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        table = asdict(index)
-        write_whole(path.with_suffix(".json"), json.dumps({**table, "fingerprint": fingerprint(table)}).encode())
-    except OSError as error:
-        hint = "make room, or set a workspace that you can write"
-        raise StoreError(path, f"cannot be written: {error.strerror or one_line(error)}", hint) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    return MaskCache(path, index)
-
-
-def _place(folder: Path, recipe: Recipe) -> Path:
-    return folder / f"{fingerprint(recipe)[:24]}.bin"
+    path = cache.place(folder, recipe)
+    return MaskCache(path, cache.write(path, lambda file: _write(file, ids, read, advance)))
 
 
 def _write(

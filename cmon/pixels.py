@@ -5,22 +5,19 @@ every BLOCK of them, and its own fingerprint. The key is the fingerprint of prob
 any time.
 """
 
-import json
 import os
-import uuid
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from io import BufferedWriter
 from pathlib import Path
 
 import numpy as np
 
+from cmon import cache
 from cmon.errors import ProbeError, StoreError, one_line
-from cmon.fingerprint import Recipe, fingerprint
-from cmon.h5 import write_whole
+from cmon.fingerprint import Recipe
 from cmon.records import IntArray, Pixels
 from cmon.threads import map_ahead
 
@@ -92,15 +89,11 @@ class PixelCache:
 
 def find(folder: Path, recipe: Recipe) -> PixelCache | None:
     """Return the cache for a recipe, or None where there is none that is whole."""
-    path = _place(folder, recipe)
+    path = cache.place(folder, recipe)
     try:
-        table = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        stated = table.pop("fingerprint")
-        if fingerprint(table) != stated:
-            return None
-        index = Index(**{key: tuple(values) for key, values in table.items()})
+        index = Index(**{key: tuple(values) for key, values in cache.read_table(path).items()})
         whole = path.stat().st_size == int(np.prod(index.shape))
-    except (OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError):
+    except cache.DAMAGED:
         return None
     return PixelCache(path, index) if whole else None
 
@@ -125,37 +118,8 @@ def build(
         ProbeError: where images are of several sizes, or none can be read.
         StoreError: where the folder cannot be written or is full.
     """
-    path = _place(folder, recipe)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
-            index = _write(file, ids, decode, advance)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        table = asdict(index)
-        write_whole(path.with_suffix(".json"), json.dumps({**table, "fingerprint": fingerprint(table)}).encode())
-    except OSError as error:
-        hint = "make room, or set a workspace that you can write"
-        raise StoreError(path, f"cannot be written: {error.strerror or one_line(error)}", hint) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    return PixelCache(path, index)
-
-
-def prune(folder: Path, keep: Iterable[Recipe]) -> None:
-    """Delete the caches that no recipe of `keep` has: those of earlier probes and geometries, large and of no use."""
-    kept = {_place(folder, recipe).stem for recipe in keep}
-    for path in (*folder.glob("*.bin"), *folder.glob("*.json")):
-        if path.stem not in kept:
-            with suppress(OSError):
-                path.unlink()
-
-
-def _place(folder: Path, recipe: Recipe) -> Path:
-    return folder / f"{fingerprint(recipe)[:24]}.bin"
+    path = cache.place(folder, recipe)
+    return PixelCache(path, cache.write(path, lambda file: _write(file, ids, decode, advance)))
 
 
 def _write(

@@ -45,8 +45,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "records": GROUND,
     "h5": GROUND | SHARED,
     "stores": GROUND | SHARED | {"h5"},
-    "pixels": GROUND | SHARED | {"h5"},
-    "masks": GROUND | SHARED | {"h5", "pixels"},
+    "cache": GROUND | SHARED | {"h5"},
+    "pixels": GROUND | SHARED | {"cache"},
+    "masks": GROUND | SHARED | {"cache", "pixels"},
     "workspace": GROUND | SHARED | {"h5", "stores"},
     **dict.fromkeys(COMPUTING, GROUND | SHARED),
     # Thresholds and ranks are the arithmetic of detectors, and what a figure counts is counted there too.
@@ -60,7 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "testing": GROUND | SHARED | {"detectors", "statistics"},
     "recipes": GROUND | SHARED | COMPUTING | {"h5", "stores", "workspace", "testing"},
     **{
-        name: GROUND | SHARED | COMPUTING | {"h5", "stores", "pixels", "masks", "workspace", "recipes", "work"}
+        name: GROUND | SHARED | COMPUTING | {"h5", "stores", "cache", "pixels", "masks", "workspace", "recipes", "work"}
         for name in STAGES - {"estimate", "status"}
     },
     # It times a sample of what the stages do, and counts what they have yet to make.

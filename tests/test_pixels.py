@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cmon import pixels
+from cmon.cache import prune
 from cmon.errors import ProbeError, StoreError
 from cmon.pixels import BLOCK, build, find
 
@@ -261,7 +262,7 @@ def test_caches_of_earlier_geometries_are_deleted_and_those_of_the_study_kept(tm
     recipes = [{"geometry": size} for size in (1, 2, 3)]
     for recipe in recipes:
         pixels.build(tmp_path, recipe, ("a",), lambda _: image, lambda _: None)
-    pixels.prune(tmp_path, recipes[1:])
+    prune(tmp_path, recipes[1:])
     assert pixels.find(tmp_path, recipes[0]) is None
     assert all(pixels.find(tmp_path, recipe) is not None for recipe in recipes[1:])
     assert len(list(tmp_path.iterdir())) == 4

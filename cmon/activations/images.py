@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from cmon import masks, pixels
+from cmon.cache import prune
 from cmon.config import Preprocess
 from cmon.errors import ConfigError, ProbeError
 from cmon.fingerprint import Recipe
@@ -109,7 +110,7 @@ def packed_masks(plan: Plan, cache: PixelCache, preprocess: Preprocess, progress
     progress.begin("masks", len(ids))
     made = masks.build(folder, recipe, ids, lambda name: plan.labels.of(name, preprocess), progress.advance)
     progress.end()
-    pixels.prune(folder, (plan.masks(run.preprocess) for run in plan.study.run))
+    prune(folder, (plan.masks(run.preprocess) for run in plan.study.run))
     return made
 
 
@@ -145,7 +146,7 @@ def decoded(
     with profile.part("decoding images"):
         cache = pixels.build(plan.workspace.pixels, recipe, probe.ids, decode, progress.advance)
     progress.end()
-    pixels.prune(plan.workspace.pixels, _caches(plan))
+    prune(plan.workspace.pixels, _caches(plan))
     return cache
 
 
