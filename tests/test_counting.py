@@ -12,7 +12,7 @@ from cmon.records import CheckpointCounts, Concepts, ImageLabels, PackedLabels
 from cmon.statistics import Draws, draw
 
 CATEGORIES = (0, 0, 1, 1, 2)  # of five concepts
-# The compiled loops of a processor, and what torch does on any other device, which the second name asks for.
+# Thresholds by the compiled loops of a processor, and by torch on any other device, which the second name asks for.
 WAYS = ("cpu", "cpu:0")
 
 
@@ -47,13 +47,13 @@ def arranged(shown, draws, image):
     return [labels_of(shown[number]) for number in (image, *draws.orders[:, image])]
 
 
-def counter_of(thresholds, draws, categories=CATEGORIES, device="cpu"):
-    return Counter({"layer": torch.from_numpy(np.float32(thresholds))}, categories, draws, device)
+def counter_of(thresholds, draws, categories=CATEGORIES):
+    return Counter({"layer": torch.from_numpy(np.float32(thresholds))}, categories, draws)
 
 
-def counted(maps, thresholds, shown, batch=2, categories=CATEGORIES, draws=None, device="cpu"):
+def counted(maps, thresholds, shown, batch=2, categories=CATEGORIES, draws=None):
     draws = draws or nothing_drawn(len(maps))
-    counter = counter_of(thresholds, draws, categories, device)
+    counter = counter_of(thresholds, draws, categories)
     for start in range(0, len(maps), batch):
         part = maps[start : start + batch]
         counter.add("layer", torch.from_numpy(part))
@@ -82,7 +82,7 @@ def check(maps, share, shown, batch=2, device="cpu"):
     planes = maps.astype(float).transpose(1, 0, 2, 3).reshape(units, -1)
     np.testing.assert_allclose(found, [oracles.quantile(p, share) for p in planes.tolist()], rtol=1e-6, atol=1e-7)
     found += np.float32(1e-4)  # halfway between two values, where rounding decides what is above it
-    layer, concept_area = counted(maps, found, shown, batch, device=device)
+    layer, concept_area = counted(maps, found, shown, batch)
     both, scores, area, areas, whole, over_all = oracles.network_dissection(
         maps.tolist(), found.tolist(), shown, CATEGORIES
     )
@@ -172,15 +172,14 @@ def test_counts_are_exact_at_sizes_that_do_not_fit_into_one_block(monkeypatch):
     assert whole.unit_area.tolist() == parts.unit_area.tolist()
 
 
-@pytest.mark.parametrize("device", WAYS)
-def test_interpolation_is_that_of_torch(device):
+def test_interpolation_is_that_of_torch():
     maps = torch.randn(1, 1, 7, 5, generator=torch.Generator().manual_seed(0))
     expected = nn.functional.interpolate(maps, (112, 90), mode="bilinear", align_corners=False)[0, 0] > 0.25
-    layer, _ = counted(maps.numpy(), [0.25], [{0: np.ones((112, 90)).tolist()}], device=device)
+    layer, _ = counted(maps.numpy(), [0.25], [{0: np.ones((112, 90)).tolist()}])
     assert layer.unit_area[0, 0] == int(expected.sum())
     left = np.zeros((112, 90), bool)
     left[:, :40] = True
-    layer, _ = counted(maps.numpy(), [0.25], [{0: left.tolist()}], device=device)
+    layer, _ = counted(maps.numpy(), [0.25], [{0: left.tolist()}])
     assert layer.intersection[0, 0] == int(expected[:, :40].sum())
 
 
@@ -211,7 +210,6 @@ def check_draws(maps, thresholds, shown, draws, **options):
     return layer
 
 
-@pytest.mark.parametrize("device", WAYS)
 @settings(max_examples=30)
 @given(
     shape=st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3)),
@@ -219,11 +217,11 @@ def check_draws(maps, thresholds, shown, draws, **options):
     batch=st.integers(1, 5),
     seed=seeds,
 )
-def test_draws_are_the_oracles_for_masks_of_any_size(shape, often, batch, seed, device):
+def test_draws_are_the_oracles_for_masks_of_any_size(shape, often, batch, seed):
     random = np.random.default_rng(seed)
     maps = np.float32(random.normal(size=shape))
     shown = random_labels(random, random.integers(1, 5, (shape[0], 2)).tolist())
-    check_draws(maps, [0.7, 0.0, 5.0][: shape[1]], shown, draw(shape[0], *often, seed), batch=batch, device=device)
+    check_draws(maps, [0.7, 0.0, 5.0][: shape[1]], shown, draw(shape[0], *often, seed), batch=batch)
 
 
 def test_of_many_concepts_the_ten_best_are_kept():
@@ -341,7 +339,7 @@ def test_a_unit_that_is_nowhere_above_its_threshold_gets_no_verdict():
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_compiled_loops_and_torch_count_the_same_on_any_number_of_threads(threads):
+def test_counts_are_the_same_on_any_number_of_threads_and_in_any_batches(threads):
     """Masks of several sizes, of more than one word, by permutations."""
     random = np.random.default_rng(7)
     maps = np.float32(random.normal(size=(20, 11, 6, 7)))
@@ -353,7 +351,7 @@ def test_compiled_loops_and_torch_count_the_same_on_any_number_of_threads(thread
         first, areas = counted(maps, [1.5] * 11, shown, batch=18, draws=draws)
     finally:
         torch.set_num_threads(asked)
-    second, other = counted(maps, [1.5] * 11, shown, batch=7, draws=draws, device="cpu:0")
+    second, other = counted(maps, [1.5] * 11, shown, batch=7, draws=draws)
     assert first.unit_area.sum() > 0
     assert np.array_equal(areas, other)
     for name in ("intersection", "unit_area", "whole_area"):

@@ -144,7 +144,7 @@ class Forward:
         labels = plan.labels
         draws = draw(len(ids), *plan.mask_draws)
         groups = labels.concepts.groups(labels.categories)
-        counter = Counter(thresholds.values(), groups, draws, self.recorder.device)
+        counter = Counter(thresholds.values(), groups, draws)
         with profile.part("forward passes"):
             shown = Labelled(self.batches, self.masks, draws.orders, counter.count)
             self.recorder.watch(model, profile.each("images, counting", shown), counter.add)

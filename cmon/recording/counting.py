@@ -38,13 +38,11 @@ class Counter:
         thresholds: layer -> (U,) float32, in forward order.
         categories: (C,) the category of each concept, as an index below G.
         draws: of the images, in the order in which they come.
-        device: a torch device.
     """
 
     thresholds: dict[str, "Tensor"]
     categories: Sequence[int]
     draws: Draws
-    device: str = "cpu"
     _above: dict[str, Above] = field(default_factory=dict)
     _counted: int = 0
 
@@ -59,7 +57,7 @@ class Counter:
         # By concept: over all images, then in every draw.
         self._areas: LongArray = np.zeros((len(self.categories), 1 + draws), dtype=np.int64)
         size = (len(self.categories), max(self.categories, default=-1) + 2, arrangements, draws)
-        self._sums = {name: Sums.empty(len(value), *size, self.device) for name, value in self.thresholds.items()}
+        self._sums = {name: Sums.empty(len(value), *size) for name, value in self.thresholds.items()}
 
     @property
     def concept_area(self) -> LongArray:
@@ -67,12 +65,15 @@ class Counter:
         return self._areas[:, 0].copy()
 
     def add(self, layer: str, maps: "Tensor") -> None:
-        """Take one layer's maps of a batch, (n, U, h, w), and keep until they are counted those above a threshold."""
+        """Take one layer's maps of a batch, (n, U, h, w), and keep until they are counted those above a threshold.
+
+        They are few, so that a GPU only has to hand over these.
+        """
         threshold = self.thresholds[layer]
         image, unit = (maps.amax((2, 3)) > threshold).nonzero(as_tuple=True)
         excess = (maps[image, unit] - threshold[unit, None, None]).contiguous()
         ends = image.bincount(minlength=len(maps)).cumsum(0).tolist()
-        self._above[layer] = Above([0, *ends], unit, excess)
+        self._above[layer] = Above([0, *ends], unit.cpu().numpy(), excess.cpu().numpy())
 
     def count(self, labels: Iterable[Sequence[PackedLabels]]) -> None:
         """Count the images of the batch.
@@ -80,16 +81,9 @@ class Counter:
         Args:
             labels: of each image its own, then those that every permutation gives it.
         """
-        import torch
-
         rest = iter(labels)
         size = len(next(iter(self._above.values())).starts) - 1
-        # It may run within a network's pass; half precision would move the borders of maps.
-        with (
-            torch.inference_mode(),
-            torch.autocast(self.device.split(":")[0], enabled=False),
-            ThreadPoolExecutor(self._threads) as pool,
-        ):
+        with ThreadPoolExecutor(self._threads) as pool:
             for start in range(0, size, AT_A_TIME):
                 given = list(islice(rest, min(AT_A_TIME, size - start)))
                 assert len(given) == min(AT_A_TIME, size - start), "labels for every image"
@@ -118,24 +112,20 @@ class Counter:
             for grid in grids(labels, self.categories)
             for layer, above in self._above.items()
         ]
-        if self.device != "cpu":
-            for sums, above, grid in todo:
-                sums.add(above, grid, weights)
-            return
 
         def add(part: int) -> None:
             for sums, above, grid in todo:
-                sums.add_on_processor(above, grid, weights, part, self._threads)
+                sums.add(above, grid, weights, part, self._threads)
 
         for _ in pool.map(add, range(self._threads)):
             pass
 
     def _layer(self, name: str, sums: Sums) -> LayerCounts:
-        area = sums.area[:, 0].cpu().numpy()
+        area = sums.area[:, 0]
         return LayerCounts(
             name=name,
             threshold=self.thresholds[name].cpu().numpy(),
-            intersection=sums.both[:, 0].cpu().numpy().astype(np.int64),
+            intersection=sums.both[:, 0].astype(np.int64),
             unit_area=np.ascontiguousarray(area[:, :-1]),
             whole_area=area[:, -1].copy(),
             draws=mask_draws(sums, self._areas, self.categories),

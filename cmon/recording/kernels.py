@@ -1,4 +1,4 @@
-"""Loops over values, pixels and bits, to be compiled; on other devices than the processor torch does it."""
+"""Loops over values, pixels and bits, to be compiled."""
 
 from typing import Any, NamedTuple
 
@@ -47,20 +47,6 @@ class Masks(NamedTuple):
     group_starts: LongArray
     group_arrangement: LongArray
     group: LongArray
-
-    def of(self, image: int) -> "Masks":
-        """Keep those of one image."""
-        masks, groups = (slice(*starts[image : image + 2].tolist()) for starts in (self.starts, self.group_starts))
-        return Masks(
-            words=self.words,
-            bits=self.bits[masks.start * self.words : masks.stop * self.words],
-            starts=self.starts[image : image + 2] - masks.start,
-            arrangement=self.arrangement[masks],
-            concept=self.concept[masks],
-            group_starts=self.group_starts[image : image + 2] - groups.start,
-            group_arrangement=self.group_arrangement[groups],
-            group=self.group[groups],
-        )
 
 
 class Totals(NamedTuple):

@@ -34,14 +34,14 @@ def _draws(sums: Sums, areas: LongArray, group: LongArray) -> MaskDraws:
     concept, score = np.empty((units, draws, top), np.int32), np.empty((units, draws, top), np.float32)
     # Four numbers of 8 bytes are held of each at a time.
     for some in blocks(units, 32 * concepts * (draws + null.shape[1])):
-        both, area = (part[some, 1:].cpu().numpy() for part in (sums.both, sums.area))
+        both, area = (part[some, 1:] for part in (sums.both, sums.area))
         null[some] = _iou(both, area[:, :, group], areas[:, 0]).max(axis=2)
-        both, area = (part[some].cpu().numpy().transpose(0, 2, 1) for part in (sums.drawn_both, sums.drawn_area))
+        both, area = (part[some].transpose(0, 2, 1) for part in (sums.drawn_both, sums.drawn_area))
         values = _iou(both, area[:, :, group], areas[:, 1:].T).reshape(-1, concepts)
         best = best_concepts(values, top)
         concept[some] = best.reshape(-1, draws, top)
         score[some] = np.take_along_axis(values, best, axis=1).reshape(-1, draws, top)
-    halves = sums.drawn_area[:, -1, resamples:].cpu().numpy()  # (U, 2) above the threshold anywhere
+    halves = sums.drawn_area[:, -1, resamples:]  # (U, 2) above the threshold anywhere
     half_concept = np.where(halves > 0, concept[:, resamples:, 0], np.int32(-1))
     return MaskDraws(null, concept[:, :resamples].copy(), score[:, :resamples].copy(), half_concept)
 

@@ -1,17 +1,13 @@
 """One layer's pixels, added up over images as they are, permuted and resampled."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from cmon.compiled import compiled
 from cmon.recording.grids import Grid, axis
-from cmon.recording.kernels import Axis, Totals, add_overlaps, mark_inside
-from cmon.records import FloatArray, IntArray, blocks
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from cmon.recording.kernels import Integers, Totals, add_overlaps, mark_inside
+from cmon.records import FloatArray, IntArray, LongArray, blocks
 
 # An intersection is no larger than its unit's area, and a batch adds less than as much again.
 HALF_OF_INT32 = 2**30
@@ -28,8 +24,8 @@ class Above:
     """
 
     starts: list[int]
-    units: "Tensor"
-    excess: "Tensor"
+    units: LongArray
+    excess: FloatArray
 
     def of(self, start: int, stop: int) -> "Above":
         """Keep those of images `start` to `stop`, exclusive."""
@@ -52,35 +48,33 @@ class Sums:
         drawn_area: (U, G + 1, B + 2) int64, in the images that carry a label of a group, by draw.
     """
 
-    both: "Tensor"
-    area: "Tensor"
-    drawn_both: "Tensor"
-    drawn_area: "Tensor"
+    both: Integers
+    area: LongArray
+    drawn_both: Integers
+    drawn_area: LongArray
 
     @classmethod
-    def empty(cls, units: int, concepts: int, groups: int, arrangements: int, draws: int, device: str) -> "Sums":
+    def empty(cls, units: int, concepts: int, groups: int, arrangements: int, draws: int) -> "Sums":
         """Return zeros; `groups` is G + 1."""
-        import torch
-
         return cls(
-            both=torch.zeros((units, arrangements, concepts), dtype=torch.int32, device=device),
-            area=torch.zeros((units, arrangements, groups), dtype=torch.int64, device=device),
-            drawn_both=torch.zeros((units, concepts, draws), dtype=torch.int32, device=device),
-            drawn_area=torch.zeros((units, groups, draws), dtype=torch.int64, device=device),
+            both=np.zeros((units, arrangements, concepts), dtype=np.int32),
+            area=np.zeros((units, arrangements, groups), dtype=np.int64),
+            drawn_both=np.zeros((units, concepts, draws), dtype=np.int32),
+            drawn_area=np.zeros((units, groups, draws), dtype=np.int64),
         )
 
-    def add_on_processor(self, above: Above, grid: Grid, weights: IntArray, part: int, parts: int) -> None:
+    def add(self, above: Above, grid: Grid, weights: IntArray, part: int, parts: int) -> None:
         """Add some images, of every `parts`-th unit, so that several threads may do so at once.
 
         Args:
-            above: on the processor.
-            grid: of n images.
+            above: of n images.
+            grid: of the same images.
             weights: (n, B + 2) int32, how often each draw holds each image.
             part: below `parts`.
             parts: how many there are.
         """
-        totals = Totals(*(values.numpy() for values in (self.both, self.area, self.drawn_both, self.drawn_area)))
-        units, excess = above.units.numpy(), above.excess.numpy()
+        totals = Totals(self.both, self.area, self.drawn_both, self.drawn_area)
+        units, excess = above.units, above.excess
         images = np.repeat(np.arange(len(weights)), np.diff(above.starts))
         down, across = axis(grid.rows, excess.shape[1]), axis(grid.columns, excess.shape[2])
         labelled, words = np.diff(grid.masks.starts) > 0, grid.masks.words
@@ -93,59 +87,7 @@ class Sums:
             compiled(mark_inside)(excess[some], down, across, *marks)
             compiled(add_overlaps)(units[some], images[some], *marks, grid.masks, weights, totals)
 
-    def add(self, above: Above, grid: Grid, weights: IntArray) -> None:
-        """Add n images, on any device; arguments are those of `add_on_processor`."""
-        import torch
-
-        device = self.both.device
-        height, width = above.excess.shape[1:]
-        down, across = (
-            torch.from_numpy(_matrix(axis(places, positions), positions)).to(device)
-            for places, positions in ((grid.rows, height), (grid.columns, width))
-        )
-        drawn = torch.from_numpy(weights).to(device)
-        for image in range(len(weights)):
-            masks, one = grid.masks.of(image), above.of(image, image + 1)
-            if not len(masks.bits):
-                continue
-            packed = np.ascontiguousarray(masks.bits.reshape(masks.words, -1).T).view(np.uint8)
-            bits = np.unpackbits(packed, axis=1, count=len(down) * len(across), bitorder="little")
-            pixels = torch.from_numpy(bits).to(device).float()
-            places = _Places(*(torch.from_numpy(values).to(device) for values in masks[3:5] + masks[6:]))
-            for some in blocks(len(one.units), 8 * pixels.shape[1]):
-                inside = ((down @ one.excess[some]) @ across.T).flatten(1).gt_(0)
-                self._add(one.units[some], inside, pixels, places, drawn[image])
-
-    def _add(self, units: "Tensor", inside: "Tensor", pixels: "Tensor", places: "_Places", weight: "Tensor") -> None:
-        """Add maps of one image, (a, pixels) 1 where they are above 0, with its masks, (N, pixels)."""
-        # Few pixels are inside any unit. Sums of ones in float32 are exact up to 16 million, more than an image has.
-        some = inside.amax(0).nonzero()[:, 0]
-        both = (inside.index_select(1, some) @ pixels.index_select(1, some).T).int()
-        area = inside.sum(1).long()[:, None]
-        self.both[units[:, None], places.arrangement, places.concept] += both
-        self.area[units[:, None], places.group_arrangement, places.group] += area
-        own, own_groups = (places.concept[places.arrangement == 0], places.group[places.group_arrangement == 0])
-        unit, mask = both[:, : len(own)].nonzero(as_tuple=True)
-        self.drawn_both[units[unit], own[mask]] += both[unit, mask][:, None] * weight
-        self.drawn_area[units[:, None], own_groups] += area[:, :, None] * weight
-
     def widen(self) -> None:
         """Take integers of 64 bits once an intersection might need more than 31; it doubles the memory."""
         if max(int(self.area.max()), int(self.drawn_area.max())) >= HALF_OF_INT32:
-            self.both, self.drawn_both = self.both.long(), self.drawn_both.long()
-
-
-class _Places(NamedTuple):
-    """Where the masks of one image belong: as in `Masks`, on a device."""
-
-    arrangement: "Tensor"
-    concept: "Tensor"
-    group_arrangement: "Tensor"
-    group: "Tensor"
-
-
-def _matrix(along: Axis, positions: int) -> FloatArray:
-    """Return the (places, positions) weights of linear interpolation."""
-    weights = np.zeros((len(along.weights), positions), np.float32)
-    np.add.at(weights, (np.arange(len(weights))[:, None], along.positions), along.weights)
-    return weights
+            self.both, self.drawn_both = self.both.astype(np.int64), self.drawn_both.astype(np.int64)
