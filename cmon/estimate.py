@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import repeat
 
@@ -21,7 +21,7 @@ from cmon.fingerprint import fingerprint
 from cmon.models import build_model, select_layers
 from cmon.pixels import DECODERS
 from cmon.probes import crop
-from cmon.profiling import duration, size_text
+from cmon.profiling import duration, mean_seconds, size_text
 from cmon.recipes import Plan
 from cmon.recording import Recorder, foldable, folded, pick_device
 from cmon.records import TOP_CONCEPTS, TOP_IMAGES, Concepts, Evidence, LayerActivations, Pixels
@@ -54,7 +54,7 @@ class Estimate:
         count: of what is to be made: images, files or figures.
         elapsed_s: for all of them.
         size_bytes: on disk.
-        memory_bytes: of the process, at most.
+        memory_bytes: of the process, at most; 0 where nothing is known of it.
         how: the time was found.
     """
 
@@ -156,8 +156,9 @@ class Sample:
         batch = next(seen(block, run.preprocess, batch_size(settings.batch_size, device), device))
         with folded(model.to(recorder.device), pairs):
             recorded = recorder(model, [batch], len(batch))  # slow: libraries make ready what they need
-            forward_s = _seconds(lambda: recorder(model, repeat(batch, 2), 2 * len(batch))) / (2 * len(batch))
+            both_s = mean_seconds(lambda: recorder(model, repeat(batch, 2), 2 * len(batch)), SECONDS)
         units = tuple(layer.values.shape[1] for layer in recorded)
+        forward_s = both_s / (2 * len(batch))
         return cls(run, is_decoded, decoding_s, block, forward_s, units, peak_memory_mib() * 2**20)
 
     @property
@@ -197,11 +198,12 @@ def _evidence(plan: Plan, options: Options, one: Sample) -> Estimate:
     encoder = open_encoder(plan.study.encoder, pick_device(options.device), options.trust_pickle)
     images = len(plan.probe.ids) if "evidence" in plan.uses else 0
     words = plan.concepts.names[:IMAGES]
-    word_s = _seconds(lambda: encoder.text_features(words, plan.study.concepts.prompt)) / len(words)
+    word_s = mean_seconds(lambda: encoder.text_features(words, plan.study.concepts.prompt), SECONDS) / len(words)
     image_s = 0.0
     if images and plan.study.encoder.kind != "features":
         ids = plan.probe.ids[: len(one.pixels)]
-        image_s = _seconds(lambda: encoder.image_features(ids, map(Image.fromarray, one.pixels))) / len(ids)
+        encoded_s = mean_seconds(lambda: encoder.image_features(ids, map(Image.fromarray, one.pixels)), SECONDS)
+        image_s = encoded_s / len(ids)
     elapsed_s = images * (image_s + one.decoding_s) + len(plan.concepts.names) * word_s
     size = 4 * DIMENSION * (images + len(plan.concepts.names))
     return Estimate("evidence", 1, elapsed_s, size, peak_memory_mib() * 2**20, "some images and words")
@@ -254,8 +256,9 @@ def _labelling_s(plan: Plan, table: Detector, images: int, units: int, concepts:
         return label_layer(detector_from(table), layer, evidence, testing.test, draws)
 
     label(UNITS, drawn)  # slow: what is worked out once a study
-    few_s, all_s = (_seconds(lambda count=count: label(count, drawn)) for count in (UNITS // 4, UNITS))  # type: ignore[misc]
-    scored_s = _seconds(lambda: label(UNITS, draw(some, 0, 0, 0)))
+    few_s = mean_seconds(lambda: label(UNITS // 4, drawn), SECONDS)
+    all_s = mean_seconds(lambda: label(UNITS, drawn), SECONDS)
+    scored_s = mean_seconds(lambda: label(UNITS, draw(some, 0, 0, 0)), SECONDS)
     of_units = max(all_s - few_s, 0) / (UNITS - UNITS // 4)
     drawn_s = max(all_s - scored_s, 0) + of_units * (units - UNITS)
     return (scored_s * units / UNITS + max(drawn_s, 0) * more) * images / some
@@ -264,12 +267,3 @@ def _labelling_s(plan: Plan, table: Detector, images: int, units: int, concepts:
 def _kept_bytes(resamples: int) -> int:
     """How large what is kept of a unit's words and images is."""
     return 8 * TOP_CONCEPTS + 4 * TOP_IMAGES + (8 * TOP_CONCEPTS + 1) * resamples
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    """Time a call, as often as fits into a second."""
-    start, times = time.perf_counter(), 0
-    while not times or time.perf_counter() - start < SECONDS:
-        work()
-        times += 1
-    return (time.perf_counter() - start) / times

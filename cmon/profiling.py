@@ -105,6 +105,15 @@ class Profile:
         ]
 
 
+def mean_seconds(work: Callable[[], object], least_s: float) -> float:
+    """Time a call; what is quick is done again until so many seconds have passed."""
+    start, times = time.perf_counter(), 0
+    while not times or time.perf_counter() - start < least_s:
+        work()
+        times += 1
+    return (time.perf_counter() - start) / times
+
+
 def duration(seconds: float) -> str:
     """Write seconds as people say them."""
     if seconds < 90:

@@ -13,6 +13,7 @@ from cmon.recording.overlap import mask_draws
 from cmon.recording.sums import Above, Sums
 from cmon.records import IntArray, LayerCounts, LongArray, PackedLabels
 from cmon.statistics import Draws
+from cmon.threads import threads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,9 +48,7 @@ class Counter:
     _counted: int = 0
 
     def __post_init__(self) -> None:
-        import torch
-
-        self._threads = torch.get_num_threads()
+        self._threads = threads()
         self.concept_images: LongArray = np.zeros(len(self.categories), dtype=np.int64)
         halves = np.stack([self.draws.half, ~self.draws.half]).astype(np.int32)
         self._weights: IntArray = np.ascontiguousarray(np.concatenate([self.draws.resamples, halves]).T)

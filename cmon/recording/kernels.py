@@ -50,7 +50,7 @@ class Masks(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """The arrays of `Sums`, on the processor."""
+    """The arrays of `Sums`, as compiled loops take them."""
 
     both: Integers
     area: LongArray

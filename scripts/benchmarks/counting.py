@@ -11,20 +11,17 @@ Thresholds are found over made-up maps as large as these layers', at 653 and at 
 its own for its peak memory.
 """
 
-import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from concept_world import render, write_broden
 
+from benchmarks.processes import in_new_process, memory_bytes
 from benchmarks.rows import Row, compare, seconds
 from cmon import masks, pixels
 from cmon.activations import Batches, Labelled
@@ -47,7 +44,7 @@ def rows(pairs: int) -> Iterator[Row]:
         for permutations in (0, 20):
             yield one.against_bare_forward(permutations, pairs)
     for images in (653, 63_305):
-        found = measure_thresholds(images)
+        found = in_new_process(find_thresholds, images)
         what = f"thresholds over {images:,} images"
         yield Row(f"{what}: possible error, of all positions", 100 * found["error"], "%", 0.005, figures=found)
         yield Row(f"{what}: peak memory", found["peak_mib"], "MiB", 1024, figures=found)
@@ -125,15 +122,6 @@ class Dissected:
         return run
 
 
-def measure_thresholds(images: int) -> dict[str, Any]:
-    """Find thresholds in a process of its own."""
-    code = f"import json; from benchmarks.counting import find_thresholds; print(json.dumps(find_thresholds({images})))"
-    scripts = Path(__file__).resolve().parents[1]
-    environment = os.environ | {"PYTHONPATH": str(scripts), "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    return json.loads(made.stdout)
-
-
 def find_thresholds(images: int) -> dict[str, float]:
     """Find thresholds over made-up maps, of another scale and shift in every batch."""
     random = torch.Generator().manual_seed(0)
@@ -147,7 +135,5 @@ def find_thresholds(images: int) -> dict[str, float]:
             batch = batch.contiguous(memory_format=torch.channels_last)
             elapsed_s += seconds(lambda name=name, batch=batch: found.add(name, batch))
     found.values()
-    # Not getrusage, which on Linux begins with what the process that started this one had.
-    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    peak_mib = round(int(peak.split()[1]) / 1024)
+    peak_mib = round(memory_bytes("VmHWM") / 2**20)
     return {"ms_per_image": 1e3 * elapsed_s / images, "peak_mib": peak_mib, "error": found.rank_error}

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from cmon.profiling import mean_seconds
+
 LEAST_S = 0.5
 
 
@@ -46,19 +48,11 @@ def compare(ours: Callable[[], object], baseline: Callable[[], object], pairs: i
         cmon_s, baseline_s and `ratio`, of cmon's seconds to the baseline's, with all of the ratios.
     """
     ours(), baseline()
-    times = np.array([[_mean_seconds(ours), _mean_seconds(baseline)] for _ in range(pairs)])
+    times = np.array([[mean_seconds(ours, LEAST_S), mean_seconds(baseline, LEAST_S)] for _ in range(pairs)])
     ratios = times[:, 0] / times[:, 1]
     medians = np.median(times, axis=0)
     figures = {"cmon_s": float(medians[0]), "baseline_s": float(medians[1]), "ratio": float(np.median(ratios))}
     return figures | {"ratios": ratios.round(3).tolist()}
-
-
-def _mean_seconds(function: Callable[[], object]) -> float:
-    start, times = time.perf_counter(), 0
-    while not times or time.perf_counter() - start < LEAST_S:
-        function()
-        times += 1
-    return (time.perf_counter() - start) / times
 
 
 def seconds(function: Callable[[], object]) -> float:

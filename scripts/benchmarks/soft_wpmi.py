@@ -7,16 +7,13 @@ of the whole scoring from features and activations, over what the process had be
 loops, and numpy's own threads are there, whose memory stands among the figures.
 """
 
-import multiprocessing
-from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from published import clip_dissect_scores as published
 
+from benchmarks.processes import in_new_process, memory_bytes
 from benchmarks.rows import Row, compare
 from cmon.detectors.wpmi import SoftWpmi
 from cmon.records import Concepts, Evidence, FloatArray
@@ -35,7 +32,7 @@ def rows(pairs: int) -> Iterator[Row]:
         what = f"soft_wpmi, I = {IMAGES:,}, C = {concepts:,}, U = {units}"
         yield from _against_loop(what, concepts, units, goal, pairs)
         table = 4 * IMAGES * concepts
-        loaded, taken = _in_new_process(_score_once, concepts, units)
+        loaded, taken = in_new_process(_score_once, concepts, units)
         figures = {"peak_mib": taken / 2**20, "table_mib": table / 2**20, "libraries_mib": loaded / 2**20}
         yield Row(f"{what}: peak memory over P", taken / table, "x", 1.5, figures=figures)
 
@@ -85,30 +82,13 @@ def _against_loop(what: str, concepts: int, units: int, goal: float, pairs: int)
     yield Row(f"{what}: greatest difference", float(difference), "nats", 1e-3)
 
 
-def _in_new_process(function: Callable[..., None], *arguments: object) -> Any:
-    """Return what a function sends from a process of its own, which has nothing of this one's memory."""
-    context = multiprocessing.get_context("spawn")
-    answer, ask = context.Pipe(duplex=False)
-    process = context.Process(target=function, args=(*arguments, ask))
-    process.start()
-    sent = answer.recv()
-    process.join()
-    return sent
-
-
-def _score_once(concepts: int, units: int, ask: Connection) -> None:
-    """Send how many bytes libraries took, and how many scoring took at its peak beyond them."""
+def _score_once(concepts: int, units: int) -> tuple[int, int]:
+    """Return how many bytes libraries took, and how many scoring took at its peak beyond them."""
     evidence, activations = made_evidence(concepts), made_activations(units)
-    alone, few = _memory("VmRSS"), slice(0, 100)
+    alone, few = memory_bytes("VmRSS"), slice(0, 100)
     words = Concepts(evidence.concepts.names[few], evidence.concepts.categories[few])
     images = evidence.image_features[few], evidence.concept_features[few]
     SoftWpmi()(activations[few], Evidence(evidence.image_ids[few], words, *images))
-    before = _memory("VmRSS")
+    before = memory_bytes("VmRSS")
     SoftWpmi()(activations, evidence)
-    ask.send((before - alone, _memory("VmHWM") - before))
-
-
-def _memory(name: str) -> int:
-    """Read what this process has or has had of memory, in bytes: getrusage would begin with what its parent had."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
-    return 1024 * int(line.split()[1])
+    return before - alone, memory_bytes("VmHWM") - before
