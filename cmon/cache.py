@@ -4,8 +4,6 @@ The table has its own fingerprint, and both are named by that of a recipe. Both 
 """
 
 import json
-import os
-import uuid
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict
@@ -13,9 +11,9 @@ from io import BufferedWriter
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cmon.errors import StoreError, one_line
 from cmon.fingerprint import Recipe, fingerprint
-from cmon.h5 import write_whole
+from cmon.h5 import unwritable, write_whole
+from cmon.whole import whole_file
 
 Index = TypeVar("Index", bound=Any)
 # All that reading a table and making sense of it raise where it is damaged.
@@ -50,22 +48,13 @@ def write(path: Path, fill: Callable[[BufferedWriter], Index]) -> Index:
     Raises:
         StoreError: where the folder cannot be written or is full.
     """
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
+        with whole_file(path) as file:
             index = fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
         table = asdict(index)
-        write_whole(path.with_suffix(".json"), json.dumps({**table, "fingerprint": fingerprint(table)}).encode())
     except OSError as error:
-        hint = "make room, or set a workspace that you can write"
-        raise StoreError(path, f"cannot be written: {error.strerror or one_line(error)}", hint) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        raise unwritable(path, error) from error
+    write_whole(path.with_suffix(".json"), json.dumps({**table, "fingerprint": fingerprint(table)}).encode())
     return index
 
 

@@ -5,18 +5,39 @@ import io
 import json
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from cmon import __version__
-from cmon.console import Stopped, run_stage, say, say_failures, stop_on_signals
+from cmon.arguments import (
+    CheckpointOption,
+    ConfigArgument,
+    DebugOption,
+    DeviceOption,
+    DryRunOption,
+    ForceOption,
+    ManifestOption,
+    MissingOption,
+    ProfileOption,
+    QuietOption,
+    RequeueOption,
+    RunOption,
+    SbatchArgument,
+    ShardOption,
+    ShardsOption,
+    TrustOption,
+    WaitOption,
+    WatchOption,
+    read_options,
+    read_plan,
+)
+from cmon.console import run_stage, say, say_failures
 from cmon.errors import CmonError, StaleInputError, one_line
+from cmon.signals import Stopped, ignore, listen
 
 if TYPE_CHECKING:
-    from cmon.recipes import Plan
-    from cmon.work import Options, Outcome
+    from cmon.work import Outcome
 
 # typer carries a click of its own from some version on: its base class is taken from wherever typer has it.
 UsageError: Any = typer.BadParameter.__base__
@@ -28,17 +49,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-ConfigArgument = Annotated[Path, typer.Argument(help="The study's TOML file.", show_default=False)]
-RunOption = Annotated[list[str] | None, typer.Option("--run", help="Only this run (repeatable).")]
-CheckpointOption = Annotated[list[str] | None, typer.Option("--checkpoint", help="Only this checkpoint (repeatable).")]
-ForceOption = Annotated[bool, typer.Option("--force", help="Make again what is current.")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be made, and make nothing.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")]
-TrustOption = Annotated[bool, typer.Option("--trust-pickle", help="Let checkpoints and encoder weights run code.")]
-ProfileOption = Annotated[bool, typer.Option("--profile", help="Say where the seconds and bytes of a stage went.")]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -59,6 +69,9 @@ def activations(
     config: ConfigArgument,
     run: RunOption = None,
     checkpoint: CheckpointOption = None,
+    shard: ShardOption = "",
+    manifest: ManifestOption = None,
+    requeue: RequeueOption = False,
     force: ForceOption = False,
     dry_run: DryRunOption = False,
     device: DeviceOption = "auto",
@@ -69,9 +82,12 @@ def activations(
 ) -> None:
     """Run every checkpoint over the probe, and the image-text model over probe and concepts."""
     from cmon.activations import record_activations
+    from cmon.slurm import requeued
 
-    options = _options(run, checkpoint, force, dry_run, device, trust_pickle)
-    _exit([run_stage("activations", record_activations, _plan(config), options, quiet, profile)])
+    how = {"force": force, "dry_run": dry_run, "device": device, "trust_pickle": trust_pickle}
+    options = read_options(config, shard, manifest, runs=run or (), checkpoints=checkpoint or (), **how)
+    with requeued(requeue):
+        _exit([run_stage("activations", record_activations, read_plan(config, manifest), options, quiet, profile)])
 
 
 @app.command()
@@ -79,6 +95,10 @@ def dissect(
     config: ConfigArgument,
     run: RunOption = None,
     checkpoint: CheckpointOption = None,
+    shard: ShardOption = "",
+    manifest: ManifestOption = None,
+    requeue: RequeueOption = False,
+    wait: WaitOption = 0.0,
     force: ForceOption = False,
     dry_run: DryRunOption = False,
     quiet: QuietOption = False,
@@ -87,14 +107,19 @@ def dissect(
 ) -> None:
     """Give every unit its concepts."""
     from cmon.dissect import dissect_checkpoints
+    from cmon.slurm import requeued
 
-    options = _options(run, checkpoint, force, dry_run)
-    _exit([run_stage("dissect", dissect_checkpoints, _plan(config), options, quiet, profile)])
+    how = {"force": force, "dry_run": dry_run, "wait_s": wait}
+    options = read_options(config, shard, manifest, runs=run or (), checkpoints=checkpoint or (), **how)
+    with requeued(requeue):
+        _exit([run_stage("dissect", dissect_checkpoints, read_plan(config, manifest), options, quiet, profile)])
 
 
 @app.command()
 def embed(
     config: ConfigArgument,
+    manifest: ManifestOption = None,
+    wait: WaitOption = 0.0,
     force: ForceOption = False,
     dry_run: DryRunOption = False,
     device: DeviceOption = "auto",
@@ -106,13 +131,15 @@ def embed(
     """Place all units in one space, and in one plane."""
     from cmon.embed import embed_study
 
-    options = _options(None, None, force, dry_run, device, trust_pickle)
-    _exit([run_stage("embed", embed_study, _plan(config), options, quiet, profile)])
+    how = {"force": force, "dry_run": dry_run, "device": device, "trust_pickle": trust_pickle}
+    options = read_options(config, "", manifest, wait_s=wait, **how)
+    _exit([run_stage("embed", embed_study, read_plan(config, manifest), options, quiet, profile)])
 
 
 @app.command()
 def report(
     config: ConfigArgument,
+    manifest: ManifestOption = None,
     force: ForceOption = False,
     dry_run: DryRunOption = False,
     quiet: QuietOption = False,
@@ -122,7 +149,7 @@ def report(
     """Draw the figures, and one page that shows them."""
     from cmon.report import report_study
 
-    plan, options = _plan(config), _options(None, None, force, dry_run)
+    plan, options = read_plan(config, manifest), read_options(config, force=force, dry_run=dry_run)
     _exit([run_stage("report", report_study, plan, options, quiet, profile)])
     if not dry_run:
         typer.echo(plan.workspace.report / "index.html")
@@ -131,6 +158,7 @@ def report(
 @app.command()
 def run(
     config: ConfigArgument,
+    watch: WatchOption = None,
     force: ForceOption = False,
     dry_run: DryRunOption = False,
     device: DeviceOption = "auto",
@@ -140,7 +168,7 @@ def run(
     debug: DebugOption = False,
 ) -> None:
     """Run the four stages in order: activations, dissect, embed, report."""
-    plan = _plan(config)
+    plan = read_plan(config)
     if dry_run:
         from cmon.status import file_states
 
@@ -148,40 +176,50 @@ def run(
             if force or not file.state.current:
                 typer.echo(f"{file.name}: {file.state}")
         return
-    from cmon.activations import record_activations
-    from cmon.dissect import dissect_checkpoints
-    from cmon.embed import embed_study
-    from cmon.report import report_study
+    from cmon import pipeline
 
-    options = _options(None, None, force, dry_run, device, trust_pickle)
-    recorded = run_stage("activations", record_activations, plan, options, quiet, profile)
-    labelled = run_stage("dissect", dissect_checkpoints, plan, options, quiet, profile)
-    if recorded.failed:
-        # What has no activations now has just been told why.
-        labelled.failed = [failure for failure in labelled.failed if not isinstance(failure[1], StaleInputError)]
-    outcomes = [recorded, labelled]
-    if any(outcome.failed for outcome in outcomes):
-        if not quiet:
-            sys.stderr.write("embed, report: not made, since they need every checkpoint\n")
-    else:
-        outcomes.append(run_stage("embed", embed_study, plan, options, quiet, profile))
-        outcomes.append(run_stage("report", report_study, plan, options, quiet, profile))
-    _exit(outcomes)
+    options = read_options(config, force=force, device=device, trust_pickle=trust_pickle)
+    if watch is None:
+        _exit(pipeline.run_all(plan, options, quiet, profile))
+    elif code := pipeline.watch(lambda: read_plan(config), options, quiet, profile, watch):
+        raise typer.Exit(code)
     typer.echo(plan.workspace.report / "index.html")
 
 
 @app.command()
-def status(config: ConfigArgument, debug: DebugOption = False) -> None:
-    """Say of every file: current, missing or stale, and why. Exits with 3 where one is not current."""
-    from cmon.status import file_states
+def submit(
+    config: ConfigArgument,
+    sbatch: SbatchArgument = None,
+    shards: ShardsOption = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the scripts, and submit nothing.")] = False,
+    device: DeviceOption = "auto",
+    trust_pickle: TrustOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Share the work among jobs of a Slurm cluster, and print their numbers as JSON."""
+    from cmon.submit import scripts, submit_study
 
-    plan = _plan(config)
+    plan, options = read_plan(config), read_options(config, device=device, trust_pickle=trust_pickle)
+    if dry_run:
+        typer.echo(scripts(plan, config, shards, sbatch or [], options))
+    else:
+        typer.echo(json.dumps(submit_study(plan, config, shards, sbatch or [], options)))
+
+
+@app.command()
+def status(config: ConfigArgument, missing: MissingOption = False, debug: DebugOption = False) -> None:
+    """Say of every file: current, missing or stale, and why. Exits with 3 where one is not current."""
+    from cmon.status import file_states, missing_units
+
+    plan = read_plan(config)
     states = list(file_states(plan))
-    for file in states:
+    for unit in missing_units(states) if missing else ():
+        typer.echo(unit)
+    for file in () if missing else states:
         typer.echo(f"{file.state.status:8} {file.name}" + (f"  ({file.state.reason})" if file.state.reason else ""))
     if plan.workspace.root.is_dir():
         plan.memory.save()
-    if not all(file.state.current for file in states):
+    if not all(file.state.status in ("current", "left") for file in states):
         raise typer.Exit(StaleInputError.exit_code)
 
 
@@ -192,9 +230,9 @@ def plan(
     """Say what is left to do: how many minutes, how much disk and memory, from samples that are timed now."""
     from cmon.estimate import estimate_lines
 
-    study = _plan(config)
+    study = read_plan(config)
     with contextlib.redirect_stdout(sys.stderr):
-        lines = list(estimate_lines(study, _options(None, None, False, False, device, trust_pickle)))
+        lines = list(estimate_lines(study, read_options(config, device=device, trust_pickle=trust_pickle)))
     if study.workspace.root.is_dir():
         study.memory.save()
     typer.echo("\n".join(lines))
@@ -210,7 +248,7 @@ def schema() -> None:
 
 def main() -> NoReturn:
     """Run the command line; every mistake of a user's is one line, and the exit code tells which kind."""
-    stop_on_signals()
+    listen()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be in no character set
     try:
@@ -219,7 +257,9 @@ def main() -> NoReturn:
         say(error)
         code = error.exit_code
     except Stopped as stopped:
-        sys.stderr.write("stopped: what is done is kept, run the same command to go on\n")
+        ignore()
+        pieces = f"{stopped.finished} piece{'s' * (stopped.finished != 1)} of work by this run"
+        sys.stderr.write(f"stopped: what is done is kept ({pieces}), run the same command to go on{stopped.note}\n")
         code = stopped.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -234,23 +274,3 @@ def _exit(outcomes: "list[Outcome]") -> None:
     """Say what failed, and exit with the code that tells."""
     if code := say_failures(outcomes):
         raise typer.Exit(code)
-
-
-def _plan(config: Path) -> "Plan":
-    from cmon.config import read_config
-    from cmon.recipes import plan_study
-
-    return plan_study(read_config(config))
-
-
-def _options(
-    runs: list[str] | None,
-    checkpoints: list[str] | None,
-    force: bool,
-    dry_run: bool,
-    device: str = "auto",
-    trust_pickle: bool = False,
-) -> "Options":
-    from cmon.work import Options
-
-    return Options(tuple(runs or ()), tuple(checkpoints or ()), force, dry_run, device, trust_pickle)

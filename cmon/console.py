@@ -1,31 +1,32 @@
-"""What passes between a command and its terminal: how far a stage is, and the signals that end it.
+"""What a command says on its terminal: how far a stage is, what came of it, and what went wrong.
 
 Progress goes to stderr: a bar on a terminal, else one flushed line per unit of work or per 30 seconds.
 """
 
 import contextlib
-import signal
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from cmon.errors import CmonError, listing, one_line
 from cmon.profiling import Profile, duration
+from cmon.signals import listening
 from cmon.work import Options, Outcome, Progress, peak_memory_mib
 
 if TYPE_CHECKING:
     from cmon.recipes import Plan
 
 LINE_EVERY_S = 30.0
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 75}
-ASK_AGAIN_S = 0.01
+LOOK_EVERY_S = 0.2
 
 
 class Quiet:
-    """Says nothing."""
+    """Says nothing, and stops between units of work where a signal asks for it."""
+
+    def __init__(self) -> None:
+        self._signals, self._waits_for = listening(), ""
 
     def line(self, text: str) -> None:
         """Say nothing."""
@@ -39,11 +40,34 @@ class Quiet:
     def end(self) -> None:
         """Say nothing."""
 
+    def done(self, name: str) -> None:
+        """Count a unit of work that is finished and kept."""
+        self.advance(1, name)
+        self.kept()
 
-class Lines:
+    def failed(self, name: str) -> None:
+        """Count a unit of work that failed."""
+        self.advance(1, f"{name} failed")
+        self._signals.pause()
+
+    def kept(self) -> None:
+        """Note that all so far is kept."""
+        self._signals.kept()
+
+    def wait(self, what: str, pause_s: float = LOOK_EVERY_S) -> None:
+        """Pause, and say once what for."""
+        if what != self._waits_for:
+            self.line(f"waiting: {what}")
+        self._waits_for = what
+        self._signals.pause()
+        time.sleep(pause_s)
+
+
+class Lines(Quiet):
     """Writes lines, for logs."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._label, self._total, self._done = "", 0, 0
         self._start = self._said = time.monotonic()
 
@@ -75,10 +99,11 @@ class Lines:
         """End the count."""
 
 
-class Bars:
+class Bars(Quiet):
     """Draws a bar, for terminals."""
 
     def __init__(self) -> None:
+        super().__init__()
         from rich.console import Console
 
         self._console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
@@ -116,6 +141,11 @@ class Bars:
             self._bar = None
 
 
+def shown_progress(quiet: bool) -> Quiet:
+    """Return what says how far a command is: nothing, a bar on a terminal, or lines."""
+    return Quiet() if quiet else Bars() if sys.stderr.isatty() else Lines()
+
+
 def run_stage(
     name: str,
     stage: Callable[["Plan", Options, Progress], Outcome],
@@ -125,10 +155,12 @@ def run_stage(
     profile: bool,
 ) -> Outcome:
     """Run one stage and say in a line what came of it, and what it spent its time on where that is asked."""
-    progress = Quiet() if quiet else Bars() if sys.stderr.isatty() else Lines()
+    progress = shown_progress(quiet)
     options = replace(options, profile=Profile())
     start = time.monotonic()
     try:
+        if not options.dry_run:
+            plan.workspace.sweep()
         with contextlib.redirect_stdout(sys.stderr):  # a user's model may print, and stdout is for results
             outcome = stage(plan, options, progress)
     finally:
@@ -139,8 +171,11 @@ def run_stage(
         sys.stdout.write(f"{made}\n")
     for warning in dict.fromkeys(outcome.warnings):
         progress.line(f"warning: {warning}")
-    counts = f"{len(outcome.made)} made, {outcome.current} current" + (
-        f", {len(outcome.failed)} failed" if outcome.failed else ""
+    for reason in outcome.left.values():
+        progress.line(f"left for the next time: {reason}")
+    counts = f"{len(outcome.made)} made, {outcome.current} current"
+    counts += "".join(
+        f", {len(some)} {what}" for what, some in (("left", outcome.left), ("failed", outcome.failed)) if some
     )
     elapsed_s = time.monotonic() - start
     progress.line(f"{name}: {counts} ({duration(elapsed_s)})")
@@ -173,41 +208,3 @@ def say(error: CmonError, others: str = "") -> None:
     if error.hint:
         sys.stderr.write(f"hint: {one_line(error.hint, 1000)}\n")
     sys.stderr.flush()
-
-
-class Stopped(BaseException):
-    """A signal asked for the end: not an error, so that no handler of errors takes it for one."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    @property
-    def exit_code(self) -> int:
-        """Return what the process is to end with."""
-        return EXIT_CODES[signal.Signals(self.number)]
-
-
-def stop_on_signals() -> None:
-    """Raise Stopped in the main thread at SIGINT, SIGTERM and SIGUSR1; those that are ignored stay so."""
-    for number in EXIT_CODES:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup, and a script's &, leave them
-            signal.signal(number, _stop)
-    sys.unraisablehook = _ask_again
-
-
-def _stop(number: int, _: FrameType | None) -> None:
-    raise Stopped(number)
-
-
-def _ask_again(swallowed: "sys.UnraisableHookArgs") -> None:
-    """Raise Stopped once more where Python has swallowed it, as it does what a weak reference's callback raises.
-
-    While HDF5 is at work h5py has so many of these that every fifth signal would be lost.
-    """
-    stopped = swallowed.exc_value
-    if not isinstance(stopped, Stopped):
-        sys.__unraisablehook__(swallowed)
-        return
-    number = stopped.number
-    signal.signal(signal.SIGALRM, lambda *_: _stop(number, None))
-    signal.setitimer(signal.ITIMER_REAL, ASK_AGAIN_S)

@@ -1,5 +1,6 @@
 """Stage 2: give every unit its concepts, by arithmetic on what stage 1 has stored."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -24,7 +25,7 @@ from cmon.records import (
 )
 from cmon.statistics import Draws, Test, draw, is_low_prior
 from cmon.stores import read_activations, read_counts, read_evidence, write_labels
-from cmon.work import Options, Outcome, Progress, Stopwatch, provenance
+from cmon.work import Options, Outcome, Progress, Stopwatch, making, provenance
 from cmon.workspace import Target, shown
 
 # A concept on fewer images than this, and the share of a run's words from which that is worth a warning.
@@ -44,12 +45,13 @@ def dissect_checkpoints(plan: Plan, options: Options, progress: Progress) -> Out
         StoreError: where the evidence is damaged.
     """
     outcome = Outcome()
-    units = plan.select(options.runs, options.checkpoints)
-    plan.evidence.require("activations", plan.workspace.root)
+    units = options.share(plan.roster.select(options.runs, options.checkpoints))
+    look_again = options.patience(progress)
+    plan.evidence.require("activations", plan.workspace.root, look_again)
     evidence: Evidence | None = None
     presences: Presences = {}
     for table in plan.study.detector:
-        todo = [pair for unit in units if (pair := _stale(plan, table, unit, options, progress, outcome))]
+        todo = [pair for unit in units if (pair := _stale(plan, table, unit, options, progress, outcome, look_again))]
         if not todo or options.dry_run:
             continue
         with options.profile.part("reading files"):
@@ -73,13 +75,14 @@ def _label_all(label: "Labeller", todo: list[tuple[Unit, Target]], progress: Pro
             labels = label(unit)
         except (DetectorError, StoreError) as error:
             outcome.failed.append((unit.name, error))
-            progress.advance(1, f"{unit.name} failed")
+            progress.failed(unit.name)
             continue
         with label.profile.writing(target.path):
-            write_labels(target.path, target.recipe, provenance(watch), labels)
+            write_labels(target.path, target.recipe, provenance(), labels)
+        label.plan.workspace.note_making(target.path, making(watch))
         labelled.setdefault(unit.folder, []).extend(replace(layer, scores=None) for layer in labels.layers)
         outcome.made.append(f"similarity {table.name} {unit.name}")
-        progress.advance(1, unit.name)
+        progress.done(unit.name)
     progress.end()
     for run, layers in labelled.items():
         if not has_study_prior(table):
@@ -94,7 +97,13 @@ def is_low(layer: LayerLabels) -> bool:
 
 
 def _stale(
-    plan: Plan, table: DetectorTable, unit: Unit, options: Options, progress: Progress, outcome: Outcome
+    plan: Plan,
+    table: DetectorTable,
+    unit: Unit,
+    options: Options,
+    progress: Progress,
+    outcome: Outcome,
+    look_again: Callable[[], bool],
 ) -> tuple[Unit, Target] | None:
     """Return the unit where it must and can be made; note in the outcome where it need not or cannot."""
     name = f"similarity {table.name} {unit.name}"
@@ -105,9 +114,9 @@ def _stale(
             outcome.current += 1
             return None
         if not options.dry_run:
-            plan.activations(unit).require("activations", plan.workspace.root)
+            plan.activations(unit).require("activations", plan.workspace.root, look_again)
             if detector_from(table).uses == "counts":
-                plan.counts(unit).require("activations", plan.workspace.root)
+                plan.counts(unit).require("activations", plan.workspace.root, look_again)
     except (StaleInputError, CheckpointError, ConfigError, ProbeError, StoreError) as error:
         outcome.failed.append((unit.name, error))
         return None

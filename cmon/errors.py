@@ -26,6 +26,10 @@ class ConfigError(CmonError):
     exit_code = 2
 
 
+class NoCheckpointsError(ConfigError):
+    """A run has no checkpoints, or none yet."""
+
+
 class StaleInputError(CmonError):
     """What an earlier stage should have made is missing or out of date."""
 
@@ -34,6 +38,10 @@ class StaleInputError(CmonError):
 
 class CheckpointError(CmonError):
     """A checkpoint cannot be read, or does not fit its model."""
+
+
+class UnfinishedError(CheckpointError):
+    """A checkpoint is still being written: no mistake, and to be read another time."""
 
 
 class ModelError(ConfigError):

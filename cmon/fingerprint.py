@@ -3,11 +3,12 @@
 import hashlib
 import json
 import time
-import uuid
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
+
+from cmon.whole import whole_file
 
 Json: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
 Recipe: TypeAlias = dict[str, Any]
@@ -91,14 +92,9 @@ class HashMemory:
         if not self._changed:
             return
         known = {**self._read(), **self._load()}
-        temporary = self.path.with_name(f".{uuid.uuid4().hex}.tmp")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps({"files": known, "fingerprint": fingerprint(known)}), encoding="utf-8")
-            temporary.replace(self.path)
-        except OSError:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        table = {"files": known, "fingerprint": fingerprint(known)}
+        with suppress(OSError), whole_file(self.path) as file:
+            file.write(json.dumps(table).encode())
         self._changed = False
 
     def _load(self) -> dict[str, Any]:

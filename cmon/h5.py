@@ -1,11 +1,11 @@
 """One HDF5 file: created whole or not at all, opened after its header is checked, every byte of data checksummed."""
 
+import errno
 import io
 import json
 import os
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from cmon.errors import DamagedStoreError, StoreError, one_line
 from cmon.fingerprint import Json, Recipe, canonical_json, fingerprint
+from cmon.whole import whole_file
 
 FORMAT_VERSION = 1
 # The file format of HDF5 1.10, which every current reader knows and which checksums its own metadata.
@@ -69,20 +70,19 @@ def write_whole(path: Path, data: bytes | memoryview) -> None:
     Raises:
         StoreError: if the folder cannot be written.
     """
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
+        with whole_file(path) as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
     except OSError as error:
-        hint = "make room, or set another workspace" if error.errno == 28 else "set a workspace that you can write"
-        raise StoreError(path, f"cannot be written: {error.strerror or one_line(error)}", hint) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> StoreError:
+    """Say in one line why a file could not be written, and what to do."""
+    hint = (
+        "make room, or set another workspace" if error.errno == errno.ENOSPC else "set a workspace that you can write"
+    )
+    return StoreError(path, f"cannot be written: {error.strerror or one_line(error)}", hint)
 
 
 @contextmanager

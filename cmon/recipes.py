@@ -4,12 +4,11 @@ A recipe holds exactly what can change the numbers. Nothing here imports torch, 
 says so at once.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from cmon.checkpoints import Unit, baseline_units, checkpoint_units, select_units
+from cmon.checkpoints import Frozen, Roster, Unit
 from cmon.concepts import read_concepts
 from cmon.config import Detector, Features, Preprocess, Run, Study
 from cmon.detectors import detector_from
@@ -48,21 +47,28 @@ class Plan:
         study: the config.
         workspace: where the files lie.
         memory: of file hashes.
+        roster: its units of work.
     """
 
     study: Study
     workspace: Workspace
     memory: HashMemory
+    roster: Roster
 
     @cached_property
     def units(self) -> tuple[Unit, ...]:
-        """All checkpoints of all runs, in the config's order, then by name."""
-        return tuple(unit for run in self.study.run for unit in checkpoint_units(run))
+        """All checkpoints of all runs, in the config's order, then by name; not those that are still being written."""
+        return tuple(unit for run in self.study.run for unit in self.roster.trained(run))
+
+    @cached_property
+    def left(self) -> dict[str, str]:
+        """The checkpoints that are still being written, and how that shows."""
+        return {name: reason for run in self.study.run for name, reason in self.roster.left(run).items()}
 
     @cached_property
     def baselines(self) -> tuple[Unit, ...]:
         """The untrained networks of all runs that ask for some, in the config's order, then by seed."""
-        return tuple(unit for run in self.study.run for unit in baseline_units(run))
+        return tuple(unit for run in self.study.run for unit in self.roster.untrained(run))
 
     @cached_property
     def probe(self) -> Probe:
@@ -264,13 +270,13 @@ class Plan:
             **self.study.report.recipe(),
         }
 
-    def select(self, runs: Sequence[str], checkpoints: Sequence[str]) -> tuple[Unit, ...]:
-        """Return the units of the named runs and checkpoints, all where none are named; see `select_units`."""
-        return select_units(self.study.run, runs, checkpoints)
 
-
-def plan_study(study: Study) -> Plan:
+def plan_study(study: Study, frozen: Frozen | None = None) -> Plan:
     """Return the plan of a config.
+
+    Args:
+        study: the config.
+        frozen: the checkpoints as a submission has listed them; without it those that are there now.
 
     Raises:
         ConfigError: for what would only show after hours of work: a detector's parameters, a workspace in the
@@ -286,7 +292,7 @@ def plan_study(study: Study) -> Plan:
         what = f"{study.workspace} lies in the probe's folder, so that its pictures would become images of the probe"
         raise ConfigError("workspace", what, "set a folder outside of probe.path")
     workspace = Workspace(study.workspace)
-    plan = Plan(study, workspace, workspace.memory())
+    plan = Plan(study, workspace, workspace.memory(), Roster(study.run, frozen))
     metrics_fingerprints(study.run, plan.memory)
     if "counts" in plan.uses:
         assert plan.labels.rows, "tables without rows are an error of their own"

@@ -5,9 +5,10 @@ import platform
 import resource
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from cmon import __version__
 from cmon.errors import CmonError
@@ -15,6 +16,20 @@ from cmon.fingerprint import Json
 from cmon.profiling import Profile
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "h5py", "umap-learn", "pillow")
+
+
+LOOK_EVERY_S = 1.0
+
+
+class HasName(Protocol):
+    """A unit of work."""
+
+    @property
+    def name(self) -> str:
+        """Return folder/checkpoint."""
+
+
+Named = TypeVar("Named", bound=HasName)
 
 
 @dataclass(frozen=True)
@@ -28,16 +43,41 @@ class Options:
         dry_run: say what would be made, and make nothing.
         device: a torch device, or "auto".
         trust_pickle: let checkpoints and an encoder's weights run code while they are read.
+        shard: (i, n): of the units every n-th from the i-th on, counted from 0; None: all.
+        due: names of the units that shards are made of; None: all.
+        wait_s: how long to look again for an input that is not there: network file systems show new files late.
         profile: what the stage's work is counted in.
     """
 
-    runs: tuple[str, ...] = ()
-    checkpoints: tuple[str, ...] = ()
+    runs: Sequence[str] = ()
+    checkpoints: Sequence[str] = ()
     force: bool = False
     dry_run: bool = False
     device: str = "auto"
     trust_pickle: bool = False
+    shard: tuple[int, int] | None = None
+    due: frozenset[str] | None = None
+    wait_s: float = 0.0
     profile: Profile = field(default_factory=Profile)
+
+    def share(self, units: Sequence[Named]) -> Sequence[Named]:
+        """Return the units that are this process's, in their order."""
+        if self.shard is None:
+            return units
+        index, shards = self.shard
+        return [unit for unit in units if self.due is None or unit.name in self.due][index::shards]
+
+    def patience(self, progress: "Progress") -> Callable[[], bool]:
+        """Return what pauses and tells whether to look again for an input, for `wait_s` from now on."""
+        until = time.monotonic() + self.wait_s
+
+        def look_again() -> bool:
+            if time.monotonic() >= until:
+                return False
+            progress.wait("for what is not there yet: network file systems show new files late", LOOK_EVERY_S)
+            return True
+
+        return look_again
 
 
 class Progress(Protocol):
@@ -50,10 +90,22 @@ class Progress(Protocol):
         """Begin to count up to `total`."""
 
     def advance(self, count: int = 1, name: str = "") -> None:
-        """Count on; `name` is the unit of work just done, if the step is one."""
+        """Count on; `name` is what was just done, where the step has one."""
 
     def end(self) -> None:
         """End the count."""
+
+    def done(self, name: str) -> None:
+        """Count a unit of work that is finished and kept; a signal may have asked to stop here."""
+
+    def failed(self, name: str) -> None:
+        """Count a unit of work that failed; a signal may have asked to stop here."""
+
+    def kept(self) -> None:
+        """Note that all so far is kept; a signal may have asked to stop here."""
+
+    def wait(self, what: str, pause_s: float = 0.2) -> None:
+        """Pause, and say once what for; a signal may have asked to stop here."""
 
 
 @dataclass
@@ -63,12 +115,14 @@ class Outcome:
     Args:
         made: names of the files that were made, or would be.
         current: how many were up to date.
+        left: checkpoints that are still being written, and how that shows, by unit of work.
         failed: what went wrong, by unit of work.
         warnings: what the user should know of the results.
     """
 
     made: list[str] = field(default_factory=list)
     current: int = 0
+    left: dict[str, str] = field(default_factory=dict)
     failed: list[tuple[str, CmonError]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -108,15 +162,22 @@ class Stopwatch:
         return time.perf_counter() - self._start
 
 
-def provenance(watch: Stopwatch, device: str = "cpu") -> Json:
-    """Return what is worth knowing of a file's making, and never hashed."""
+def provenance(device: str = "cpu") -> Json:
+    """Return what software made a file: never hashed, and the same for all files that one machine makes."""
     return {
         "cmon": __version__,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
+        "machine": platform.machine(),
+        "device": device,
+    }
+
+
+def making(watch: Stopwatch, device: str = "cpu") -> Json:
+    """Return what is worth knowing of a file's making, and differs from run to run: it is kept apart from the file."""
+    return {
         "command": " ".join(sys.argv),
         "host": platform.node(),
-        "machine": platform.machine(),
         "cores": os.cpu_count(),
         "device": device,
         "made_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -1,6 +1,7 @@
 """Where every file of a study lies, and whether it is current, missing or stale, with the reason."""
 
-import time
+import json
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,11 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from cmon.errors import DamagedStoreError, StaleInputError, listing
-from cmon.fingerprint import HashMemory, Recipe, changes, fingerprint
+from cmon.fingerprint import HashMemory, Json, Recipe, changes, fingerprint
 from cmon.h5 import read_header
-
-# A hidden file that nobody has written to for so long was left by a process that was killed.
-ABANDONED_S = 24 * 3600.0
+from cmon.whole import sweep, whole_file
 
 
 @dataclass(frozen=True)
@@ -20,11 +19,12 @@ class State:
     """Whether a file can be used as it is.
 
     Args:
-        status: current, missing, stale (other inputs or parameters) or damaged.
+        status: current, missing, stale (other inputs or parameters), damaged, or left while
+            its checkpoint is being written.
         reason: why it is stale or damaged, such as "changed: pooling".
     """
 
-    status: Literal["current", "missing", "stale", "damaged"]
+    status: Literal["current", "missing", "stale", "damaged", "left"]
     reason: str = ""
 
     @property
@@ -65,9 +65,19 @@ class Target:
             return State("current")
         return State("stale", f"changed: {listing(changes(header.recipe, self.recipe), 4)}")
 
-    def require(self, stage: str, root: Path) -> None:
-        """Raise a StaleInputError where the file cannot be used, naming the stage that makes it."""
+    def require(self, stage: str, root: Path, look_again: Callable[[], bool] = lambda: False) -> None:
+        """Raise a StaleInputError where the file cannot be used, naming the stage that makes it.
+
+        Args:
+            stage: that makes it.
+            root: of the workspace.
+            look_again: asked where it is missing: pauses, and tells whether it could be there by now.
+        """
         state = self.state()
+        while state.status == "missing" and look_again():
+            with suppress(OSError):
+                list(self.path.parent.iterdir())  # without which NFS would go on to say what it remembers
+            state = self.state()
         if not state.current:
             raise StaleInputError(shown(self.path, root), str(state), f"run cmon {stage}")
 
@@ -119,12 +129,24 @@ class Workspace:
         """Return the folder of decoded masks, a cache as well."""
         return self.root / "cache" / "masks"
 
+    @property
+    def jobs(self) -> Path:
+        """Return the folder of what was submitted to a cluster, a folder each."""
+        return self.root / "jobs"
+
+    def claim(self, name: str) -> Path:
+        """Return the file that a process holds while it makes what others need too."""
+        return self.root / "cache" / f"{name}.lock"
+
     def sweep(self) -> None:
         """Delete the temporary files that killed processes have left; the caches of images among them are large."""
-        for path in self.root.rglob(".*.tmp"):
-            with suppress(OSError):
-                if time.time() - path.stat().st_mtime > ABANDONED_S:
-                    path.unlink()
+        sweep(self.root)
+
+    def note_making(self, path: Path, making: Json) -> None:
+        """Write down how a file was made, apart from it: what differs from run to run is no part of a result."""
+        place = self.root / "provenance" / path.relative_to(self.root).with_suffix(".json")
+        with suppress(OSError), whole_file(place) as file:
+            file.write(json.dumps(making, indent=1).encode())
 
     def memory(self) -> HashMemory:
         """Return the memory of file hashes."""

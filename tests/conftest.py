@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import hypothesis
 import pytest
 
+from cmon.checkpoints import unfinished
+
 # No example is timed: these machines are shared, and a slow moment is no mistake. Equal runs try equal examples.
 hypothesis.settings.register_profile("cmon", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("cmon")
@@ -99,8 +101,11 @@ class TinyStudy:
         return subprocess.Popen(command, text=True, env=everything, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def files(self) -> dict[str, tuple[int, int]]:
-        """Identify every file of the workspace by inode and time, but for the memory of hashes, which only grows."""
-        found = sorted(path for path in self.workspace.rglob("*") if path.is_file() and path.name != "hashes.json")
+        """Identify every file of the workspace by inode and time, but for what is no result and only helps or tells."""
+        aside = [self.workspace / "provenance", *self.workspace.glob("cache/*.*")]
+        found = sorted(
+            path for path in self.workspace.rglob("*") if path.is_file() and not {*path.parents, path} & {*aside}
+        )
         return {
             path.relative_to(self.workspace).as_posix(): (path.stat().st_ino, path.stat().st_mtime_ns) for path in found
         }
@@ -225,6 +230,13 @@ def done(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = TinyStudy(folder).cmon("run")
     assert result.code == 0, result.err
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_long_look_at_what_could_still_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests spoil checkpoints that are seconds old, and do not go on writing them."""
+    monkeypatch.setattr(unfinished, "WATCH_S", 0.0)
+    monkeypatch.setattr(unfinished, "LAST_S", 0.0)
 
 
 @pytest.fixture

@@ -8,7 +8,17 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1] / "cmon"
 
-GROUND = {"__init__", "compiled", "errors", "fingerprint", "profiling", "threads", "torchvision_import"}
+GROUND = {
+    "__init__",
+    "compiled",
+    "errors",
+    "fingerprint",
+    "profiling",
+    "signals",
+    "threads",
+    "torchvision_import",
+    "whole",
+}
 SHARED = {"config", "mistakes", "paths", "records"}
 COMPUTING = {
     "checkpoints",
@@ -28,7 +38,7 @@ COMPUTING = {
     "statistics",
     "tables",
 }
-STAGES = {"activations", "dissect", "embed", "estimate", "report", "status"}
+STAGES = {"activations", "dissect", "embed", "estimate", "report", "status", "submit"}
 
 # module or package -> what of cmon it may import; a package may always import itself.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -38,13 +48,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "threads": set(),
     "compiled": set(),
     "profiling": set(),
-    "fingerprint": {"errors"},
+    "signals": set(),
+    "whole": set(),
+    "fingerprint": {"errors", "whole"},
     "paths": GROUND,
     "mistakes": GROUND,
     "config": GROUND | {"paths", "mistakes"},
     "records": GROUND,
     "h5": GROUND | SHARED,
     "stores": GROUND | SHARED | {"h5"},
+    "claims": GROUND,
     "cache": GROUND | SHARED | {"h5"},
     "pixels": GROUND | SHARED | {"cache"},
     "masks": GROUND | SHARED | {"cache", "pixels"},
@@ -61,17 +74,25 @@ MAY_IMPORT: dict[str, set[str]] = {
     "testing": GROUND | SHARED | {"detectors", "statistics"},
     "recipes": GROUND | SHARED | COMPUTING | {"h5", "stores", "workspace", "testing"},
     **{
-        name: GROUND | SHARED | COMPUTING | {"h5", "stores", "cache", "pixels", "masks", "workspace", "recipes", "work"}
-        for name in STAGES - {"estimate", "status"}
+        name: GROUND
+        | SHARED
+        | COMPUTING
+        | {"h5", "stores", "cache", "claims", "pixels", "masks", "workspace", "recipes", "work"}
+        for name in STAGES - {"estimate", "status", "submit"}
     },
     # It times a sample of what the stages do, and counts what they have yet to make.
     "estimate": GROUND | SHARED | COMPUTING | {"pixels", "workspace", "recipes", "work", "activations", "status"},
     "status": GROUND | SHARED | {"stores", "workspace", "recipes", "work", "report"},
-    "cli": GROUND | {"config", "recipes", "work", "console", *STAGES},
+    "slurm": GROUND,
+    "manifest": GROUND | SHARED | {"h5"},
+    "submit": GROUND | SHARED | {"h5", "manifest", "slurm", "recipes", "work", "status"},
+    "arguments": GROUND | {"config", "manifest", "recipes", "work"},
+    "pipeline": GROUND | {"console", "recipes", "work", *STAGES},
+    "cli": GROUND | {"arguments", "config", "pipeline", "work", "console", "slurm", *STAGES},
     "__main__": {"cli"},
 }
 # What is left to do is found from what another stage knows, and what it takes from doing some of it.
-READ_OF_ANOTHER = {("status", "report"), ("estimate", "status"), ("estimate", "activations")}
+READ_OF_ANOTHER = {("status", "report"), ("submit", "status"), ("estimate", "status"), ("estimate", "activations")}
 # heavy package -> the modules that may import it
 HOMES = {
     "h5py": {"h5", "stores"},
@@ -80,7 +101,7 @@ HOMES = {
     "umap": {"projections"},
     "sklearn": {"projections"},
     "matplotlib": {"figures"},
-    "typer": {"cli"},
+    "typer": {"arguments", "cli"},
     "rich": {"console"},
     "jinja2": {"page"},
     "timm": {"models"},
@@ -195,7 +216,7 @@ def test_stages_never_import_each_other_but_to_tell_what_is_left_to_do():
 
 def test_the_command_line_imports_stages_in_its_commands_only():
     at_once = [found for found in imports_of(FILES["cli"]) if not found.late and not found.for_types]
-    assert {inner(found) for found in at_once} - {None} <= GROUND | {"console"}
+    assert {inner(found) for found in at_once} - {None} <= GROUND | {"arguments", "console"}
     assert {inner(found) for found in imports_of(FILES["cli"])} >= STAGES
 
 

@@ -5,7 +5,16 @@ from cmon.activations.evidence import make_evidence
 from cmon.activations.forward import Forward, Task
 from cmon.activations.images import Batches, Labelled, batch_size, decoded, packed_masks
 from cmon.config import Run
-from cmon.errors import CheckpointError, CmonError, ConfigError, ModelError, ProbeError, StoreError, listing
+from cmon.errors import (
+    CheckpointError,
+    CmonError,
+    ConfigError,
+    ModelError,
+    ProbeError,
+    StoreError,
+    UnfinishedError,
+    listing,
+)
 from cmon.models import build_model, check_random, select_layers
 from cmon.recipes import Plan, Unit
 from cmon.recording import Recorder, check_batch_norm, foldable, pick_device
@@ -24,10 +33,11 @@ def record_activations(plan: Plan, options: Options, progress: Progress) -> Outc
         CmonError: where there is no evidence to be had.
     """
     outcome = Outcome()
-    units = plan.select(options.runs, options.checkpoints)
-    if not options.dry_run:
-        plan.workspace.sweep()
-    make_evidence(plan, options, progress, outcome)
+    units = options.share(plan.roster.select(options.runs, options.checkpoints))
+    for run in plan.study.run if options.shard is None else ():
+        outcome.left |= plan.roster.left(run) if not options.runs or run.name in options.runs else {}
+    # Where another process is at the evidence, there is better to do than to wait for it.
+    there = make_evidence(plan, options, progress, outcome, wait=False)
     for run in plan.study.run:
         todo = _stale(plan, [unit for unit in units if unit.run is run], options, progress, outcome)
         if not todo or options.dry_run:
@@ -39,6 +49,8 @@ def record_activations(plan: Plan, options: Options, progress: Progress) -> Outc
         except StoreError as error:  # a full or read-only disk: the next file would fare no better
             outcome.failed.append((run.name, error))
             break
+    if not there:
+        make_evidence(plan, options, progress, outcome)
     return outcome
 
 
@@ -93,11 +105,14 @@ def _record_run(plan: Plan, run: Run, todo: list[Task], options: Options, progre
         name = task.unit.checkpoint.name
         try:
             outcome.made += record(task, progress)
+        except UnfinishedError as error:
+            outcome.left[task.unit.name] = f"{error.where} {error.what}"
+            continue
         except CheckpointError as error:
             outcome.failed.append((task.unit.name, _located(error, task.unit)))
-            progress.advance(1, f"{name} failed")
+            progress.failed(name)
             continue
-        progress.advance(1, name)
+        progress.done(name)
     progress.end()
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from PIL import Image
 
 from cmon.activations.images import read_image
+from cmon.claims import claim, try_claim
 from cmon.encoders import Encoder, open_encoder
 from cmon.errors import DamagedStoreError, ProbeError
 from cmon.h5 import read_header
@@ -15,24 +16,48 @@ from cmon.recording import pick_device
 from cmon.records import Evidence, FloatArray
 from cmon.stores import read_evidence, write_evidence
 from cmon.threads import map_ahead
-from cmon.work import Options, Outcome, Progress, Stopwatch, is_due, provenance
+from cmon.work import Options, Outcome, Progress, Stopwatch, is_due, making, provenance
 from cmon.workspace import Target
 
 
-def make_evidence(plan: Plan, options: Options, progress: Progress, outcome: Outcome) -> None:
-    """Make the evidence where it is not current.
+def make_evidence(plan: Plan, options: Options, progress: Progress, outcome: Outcome, wait: bool = True) -> bool:
+    """Make the evidence where it is not current, and tell whether it is there now.
+
+    Args:
+        plan: of the study.
+        options: of the command.
+        progress: where images are counted.
+        outcome: where it is noted.
+        wait: for another process that makes it; else False comes back at once.
 
     Raises:
-        CmonError: where that cannot be.
+        CmonError: where it cannot be made.
     """
     target = plan.evidence
+    if options.dry_run or (target.state().current and not options.force):
+        is_due("evidence", target.state(), options, progress, outcome)
+        return True
+    place = plan.workspace.claim("evidence")
+    if wait:
+        with claim(place, lambda: progress.wait("another process makes the evidence")):
+            return _made(plan, options, progress, outcome)
+    with try_claim(place) as held:
+        return held and _made(plan, options, progress, outcome)
+
+
+def _made(plan: Plan, options: Options, progress: Progress, outcome: Outcome) -> bool:
+    """Make the evidence, unless another process has made it meanwhile."""
+    target = plan.evidence
     if not is_due("evidence", target.state(), options, progress, outcome):
-        return
+        return True
     watch, device = Stopwatch(), pick_device(options.device)
     with options.profile.part("encoding"):
         evidence = _encoded(plan, open_encoder(plan.study.encoder, device, options.trust_pickle), options, progress)
     with options.profile.writing(target.path):
-        write_evidence(target.path, target.recipe, provenance(watch, device), evidence)
+        write_evidence(target.path, target.recipe, provenance(device), evidence)
+    plan.workspace.note_making(target.path, making(watch, device))
+    progress.kept()
+    return True
 
 
 def _encoded(plan: Plan, encoder: Encoder, options: Options, progress: Progress) -> Evidence:

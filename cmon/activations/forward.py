@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from cmon.activations.calibration import Calibration
 from cmon.activations.images import Batches, Labelled
 from cmon.checkpoints import Untrained, load_into, mask_weights, read_checkpoint, read_masks, sparsity
-from cmon.errors import CheckpointError, listing
+from cmon.errors import CheckpointError, UnfinishedError, listing
 from cmon.fingerprint import changes
 from cmon.masks import MaskCache
 from cmon.models import build_model
@@ -15,7 +15,7 @@ from cmon.recording import Counter, MemoryShortageError, Pairs, Recorder, Thresh
 from cmon.records import CheckpointActivations, CheckpointCounts, LayerActivations
 from cmon.statistics import draw
 from cmon.stores import write_activations, write_counts
-from cmon.work import Options, Progress, Stopwatch, provenance
+from cmon.work import Options, Progress, Stopwatch, making, provenance
 from cmon.workspace import Target
 
 if TYPE_CHECKING:
@@ -83,8 +83,13 @@ class Forward:
         import torch
 
         watch, profile, recorder = Stopwatch(), self.options.profile, self.recorder
+        made = provenance(recorder.device)
         with profile.part("reading weights"):
-            model, step = self._network(task.unit)
+            try:
+                model, step = self._network(task.unit)
+            except CheckpointError:
+                self._check_unchanged(task)  # what is wrong with a file that is being written is not worth telling
+                raise
             self._check_unchanged(task)
             model.to(recorder.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             zeros = sparsity(model)
@@ -96,14 +101,15 @@ class Forward:
             recorded = self._recorded(model, thresholds)
             if task.activations:
                 ids = self.batches.cache.index.ids
-                made = provenance(watch, recorder.device)
                 with profile.writing(task.activations.path):
                     result = CheckpointActivations(ids, recorded, step, zeros)
                     write_activations(task.activations.path, task.activations.recipe, made, result, recorder.pooling)
             if task.counts and thresholds:
                 counts = self._counted(model, thresholds)
                 with profile.writing(task.counts.path):
-                    write_counts(task.counts.path, task.counts.recipe, provenance(watch, recorder.device), counts)
+                    write_counts(task.counts.path, task.counts.recipe, made, counts)
+        for target in task.targets:
+            self.plan.workspace.note_making(target.path, making(watch, recorder.device))
         return [f"{target.kind} {task.unit.name}" for target in task.targets]
 
     def _network(self, unit: Unit) -> "tuple[nn.Module, int | None]":
@@ -118,10 +124,18 @@ class Forward:
         return self.model, weights.step
 
     def _check_unchanged(self, task: Task) -> None:
-        """Raise where files have changed since they were hashed: what was read may not be what the recipe says."""
+        """Raise where files have changed since they were hashed: what was read may not be what the recipe says.
+
+        Raises:
+            UnfinishedError: where the checkpoint has.
+            CheckpointError: where another file has.
+        """
         now = {"activations": self.plan.activations, "counts": self.plan.counts}
         for target in task.targets:
-            if changed := changes(target.recipe, now[target.kind](task.unit).recipe):
+            changed = changes(target.recipe, now[target.kind](task.unit).recipe)
+            if "checkpoint" in changed:
+                raise UnfinishedError(task.unit.where, "changed while it was read")
+            if changed:
                 what = f"changed while it was read: {listing(changed)}"
                 raise CheckpointError(task.unit.where, what, "run again once it is written")
 

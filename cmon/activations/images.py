@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from PIL import Image
 
 from cmon import masks, pixels
 from cmon.cache import prune
+from cmon.claims import claim
 from cmon.config import Preprocess
 from cmon.errors import ConfigError, ProbeError
 from cmon.fingerprint import Recipe
@@ -23,6 +24,7 @@ from cmon.work import Progress
 if TYPE_CHECKING:
     from torch import Tensor
 
+Cache = TypeVar("Cache", PixelCache, MaskCache)
 # On a CPU few images, whose maps stay in its caches: 128 at a time take ResNet-18 a third longer.
 ON_CPU = 32
 
@@ -103,15 +105,17 @@ def packed_masks(plan: Plan, cache: PixelCache, preprocess: Preprocess, progress
         ProbeError: naming the first mask that is wrong.
     """
     folder, recipe = plan.workspace.masks, plan.masks(preprocess)
-    found = masks.find(folder, recipe)
-    if found is not None:
-        return found
-    ids = cache.index.ids
-    progress.begin("masks", len(ids))
-    made = masks.build(folder, recipe, ids, lambda name: plan.labels.of(name, preprocess), progress.advance)
-    progress.end()
-    prune(folder, (plan.masks(run.preprocess) for run in plan.study.run))
-    return made
+
+    def build() -> MaskCache:
+        ids = cache.index.ids
+        progress.begin("masks", len(ids))
+        made = masks.build(folder, recipe, ids, lambda name: plan.labels.of(name, preprocess), progress.advance)
+        progress.end()
+        progress.kept()
+        prune(folder, (plan.masks(run.preprocess) for run in plan.study.run))
+        return made
+
+    return _made_once(plan, "masks", lambda: masks.find(folder, recipe), build, progress)
 
 
 def decoded(
@@ -127,10 +131,7 @@ def decoded(
         images: other ones than the probe's, with their fingerprint.
     """
     probe, fingerprint = images or (plan.probe, plan.probe_fingerprint)
-    recipe = plan.pixels(preprocess, fingerprint)
-    found = pixels.find(plan.workspace.pixels, recipe)
-    if found is not None:
-        return found
+    folder, recipe = plan.workspace.pixels, plan.pixels(preprocess, fingerprint)
 
     def decode(index: int) -> Pixels | None:
         image = read_image(plan, probe, index)
@@ -142,12 +143,26 @@ def decoded(
             where = f"{probe.path}: {probe.ids[index]}"
             raise ProbeError(where, str(error), "set the run's preprocess.resize") from error
 
-    progress.begin("decoding", len(probe.ids))
-    with profile.part("decoding images"):
-        cache = pixels.build(plan.workspace.pixels, recipe, probe.ids, decode, progress.advance)
-    progress.end()
-    prune(plan.workspace.pixels, _caches(plan))
-    return cache
+    def build() -> PixelCache:
+        progress.begin("decoding", len(probe.ids))
+        with profile.part("decoding images"):
+            made = pixels.build(folder, recipe, probe.ids, decode, progress.advance)
+        progress.end()
+        progress.kept()
+        prune(folder, _caches(plan))
+        return made
+
+    return _made_once(plan, "images", lambda: pixels.find(folder, recipe), build, progress)
+
+
+def _made_once(
+    plan: Plan, what: str, find: Callable[[], Cache | None], build: Callable[[], Cache], progress: Progress
+) -> Cache:
+    """Return a cache that is there, or build it, unless another process is at it: then wait for that."""
+    if (found := find()) is not None:
+        return found
+    with claim(plan.workspace.claim(what), lambda: progress.wait(f"another process reads the {what}")):
+        return find() or build()
 
 
 def _caches(plan: Plan) -> Iterator[Recipe]:

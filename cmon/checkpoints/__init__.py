@@ -11,16 +11,16 @@ from cmon.checkpoints.masking import mask_weights
 from cmon.checkpoints.pruning import sparsity
 from cmon.checkpoints.reading import LOADERS, Weights, read_checkpoint, read_masks
 from cmon.checkpoints.steps import resolve_steps
-from cmon.checkpoints.units import Unit, Untrained, baseline_units, checkpoint_units, select_units
+from cmon.checkpoints.units import Frozen, Roster, Unit, Untrained
 
 __all__ = [
     "LOADERS",
     "CheckpointFile",
+    "Frozen",
+    "Roster",
     "Unit",
     "Untrained",
     "Weights",
-    "baseline_units",
-    "checkpoint_units",
     "discover",
     "fit",
     "load_into",
@@ -28,6 +28,5 @@ __all__ = [
     "read_checkpoint",
     "read_masks",
     "resolve_steps",
-    "select_units",
     "sparsity",
 ]

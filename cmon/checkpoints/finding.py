@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cmon.checkpoints.reading import LOADERS
 from cmon.config import Run
-from cmon.errors import CheckpointError, ConfigError, listing, one_line
+from cmon.errors import CheckpointError, ConfigError, NoCheckpointsError, listing, one_line
 
 TEMPORARY = (".tmp", ".part")
 LONGEST_NAME_BYTES = 200
@@ -27,7 +27,7 @@ def discover(run: Run) -> tuple[CheckpointFile, ...]:
     """List a run's checkpoints in the natural order of their names.
 
     Raises:
-        ConfigError: where nothing is found.
+        NoCheckpointsError: where nothing is found.
         CheckpointError: where two files share a name, or a name cannot be used for files of the workspace.
     """
     asked = run.checkpoints if isinstance(run.checkpoints, list) else [run.checkpoints]
@@ -63,7 +63,7 @@ def _files(place: Path, key: str) -> list[Path]:
     if not files:
         what = f"nothing matches {one_line(place)}" if glob.has_magic(rest) else f"there is no {one_line(place)}"
         what = what if rest else f"the folder {one_line(place)} holds no {listing(LOADERS)}"
-        raise ConfigError(key, what, "name a folder, a glob or files")
+        raise NoCheckpointsError(key, what, "name a folder, a glob or files")
     return files
 
 

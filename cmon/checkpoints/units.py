@@ -1,12 +1,14 @@
 """What a study looks at: the checkpoints of its runs and, beside them, the same networks untrained."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 from cmon.checkpoints.finding import CheckpointFile, discover
+from cmon.checkpoints.unfinished import unfinished
 from cmon.config import Run
-from cmon.errors import CheckpointError, ConfigError, listing, nearest
+from cmon.errors import CheckpointError, ConfigError, listing, nearest, one_line
 from cmon.fingerprint import HashMemory, Recipe
 
 
@@ -82,33 +84,78 @@ def _sha256(path: Path, memory: HashMemory, hint: str) -> str:
         raise CheckpointError(path, error.strerror or "cannot be read", hint) from error
 
 
-def checkpoint_units(run: Run) -> tuple[Unit, ...]:
-    """List a run's checkpoints, see `discover`."""
-    return tuple(Unit(run, checkpoint) for checkpoint in discover(run))
+# What a submission to a cluster has listed: run -> checkpoint -> file.
+Frozen: TypeAlias = Mapping[str, Mapping[str, str]]
 
 
-def baseline_units(run: Run) -> tuple[Unit, ...]:
-    """List the untrained networks that a run asks for, by seed."""
-    seeds = run.baseline_seeds if run.baseline == "random-init" else 0
-    return tuple(Unit(run, Untrained(seed)) for seed in range(seeds))
+@dataclass(frozen=True)
+class Roster:
+    """The units of work of a study; a run's checkpoints are listed once, when they are first asked for.
 
-
-def select_units(study: Sequence[Run], runs: Sequence[str], checkpoints: Sequence[str]) -> tuple[Unit, ...]:
-    """Return the units of the named runs and checkpoints, all where none are named; baselines after each run's.
-
-    Raises:
-        ConfigError: for a name that the study's runs do not have.
+    Args:
+        runs: of the study.
+        frozen: the checkpoints as a submission has listed them; without it those that are there now.
+        unread: names of units that changed while they were read, and are to be left out as well.
     """
-    _check_known("--run", runs, [run.name for run in study])
-    # Another run may have no checkpoints yet.
-    chosen = [run for run in study if not runs or run.name in runs]
-    units = [unit for run in chosen for unit in (*checkpoint_units(run), *baseline_units(run))]
-    _check_known("--checkpoint", checkpoints, [unit.checkpoint.name for unit in units])
-    return tuple(unit for unit in units if not checkpoints or unit.checkpoint.name in checkpoints)
+
+    runs: Sequence[Run]
+    frozen: Frozen | None = None
+    unread: frozenset[str] = frozenset()
+    _listed: dict[str, tuple[tuple[Unit, ...], dict[str, str]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def trained(self, run: Run) -> tuple[Unit, ...]:
+        """List a run's checkpoints, see `discover`, but for those that are still being written."""
+        return self._list(run)[0]
+
+    def left(self, run: Run) -> dict[str, str]:
+        """Say of the run's checkpoints that are still being written how that shows, by the name of the unit."""
+        return self._list(run)[1]
+
+    def untrained(self, run: Run) -> tuple[Unit, ...]:
+        """List the untrained networks that a run asks for, by seed."""
+        seeds = run.baseline_seeds if run.baseline == "random-init" else 0
+        return tuple(Unit(run, Untrained(seed)) for seed in range(seeds))
+
+    def select(self, runs: Sequence[str], checkpoints: Sequence[str]) -> tuple[Unit, ...]:
+        """Return the units of the named runs and checkpoints, all where none are named; baselines after each run's.
+
+        Args:
+            runs: names.
+            checkpoints: names, of any run or as run/checkpoint.
+
+        Raises:
+            ConfigError: for a name that the study's runs do not have.
+        """
+        _check_known("--run", runs, [run.name for run in self.runs])
+        # Another run may have no checkpoints yet.
+        chosen = [run for run in self.runs if not runs or run.name in runs]
+        units = [unit for run in chosen for unit in (*self.trained(run), *self.untrained(run))]
+        left = [name for run in chosen for name in self.left(run)]
+        known = [unit.name for unit in units] + left
+        _check_known("--checkpoint", checkpoints, [name.partition("/")[2] for name in known], known)
+        return tuple(unit for unit in units if not checkpoints or {unit.name, unit.checkpoint.name} & {*checkpoints})
+
+    def _list(self, run: Run) -> tuple[tuple[Unit, ...], dict[str, str]]:
+        if run.name not in self._listed:
+            if self.frozen is None:
+                found = discover(run)
+                reasons = unfinished([checkpoint.path for checkpoint in found])
+            else:
+                found = tuple(CheckpointFile(name, Path(path)) for name, path in self.frozen[run.name].items())
+                reasons = {}
+            units = [Unit(run, checkpoint) for checkpoint in found]
+            left = {
+                unit.name: f"{unit.where} {reasons[Path(unit.where)]}" for unit in units if Path(unit.where) in reasons
+            }
+            left |= {unit.name: f"{unit.where} changed while it was read" for unit in units if unit.name in self.unread}
+            self._listed[run.name] = tuple(unit for unit in units if unit.name not in left), left
+        return self._listed[run.name]
 
 
-def _check_known(option: str, names: Sequence[str], known: Sequence[str]) -> None:
+def _check_known(option: str, names: Sequence[str], known: Sequence[str], full: Sequence[str] = ()) -> None:
     for name in names:
-        if name not in known:
+        if name not in {*known, *full}:
             close = nearest(name, known, 3) or known
-            raise ConfigError(option, f"no {name} in this study", f"there is {listing(close)}")
+            raise ConfigError(option, f"no {one_line(name)} in this study", f"there is {listing(close)}")

@@ -1,5 +1,7 @@
 """Stage 3: place all units of all checkpoints and runs in one space, and in one plane."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from cmon.config import Detector as DetectorTable
@@ -24,7 +26,7 @@ from cmon.records import (
     Units,
 )
 from cmon.stores import read_evidence, read_study, write_matches, write_study
-from cmon.work import Options, Outcome, Progress, Stopwatch, is_due, provenance
+from cmon.work import Options, Outcome, Progress, Stopwatch, is_due, making, provenance
 
 
 def embed_study(plan: Plan, options: Options, progress: Progress) -> Outcome:
@@ -34,12 +36,14 @@ def embed_study(plan: Plan, options: Options, progress: Progress) -> Outcome:
         StaleInputError: where the evidence, or the labels of any checkpoint, are missing or stale.
     """
     outcome = Outcome()
-    plan.evidence.require("activations", plan.workspace.root)
+    look_again = options.patience(progress)
+    plan.evidence.require("activations", plan.workspace.root, look_again)
+    outcome.left |= plan.left
     for table in plan.study.detector:
         target = plan.embedding(table)
         state = target.state()
         if options.force or not state.current:
-            _require_all(plan, table)
+            _require_all(plan, table, look_again)
         if not is_due(f"embedding {table.name}", state, options, progress, outcome):
             continue
         watch = Stopwatch()
@@ -47,8 +51,9 @@ def embed_study(plan: Plan, options: Options, progress: Progress) -> Outcome:
         progress.begin(f"embed {table.name}", 1)
         study = _study(plan, table, options)
         with options.profile.writing(target.path):
-            write_study(target.path, target.recipe, provenance(watch), study)
-        progress.advance(1, table.name)
+            write_study(target.path, target.recipe, provenance(), study)
+        plan.workspace.note_making(target.path, making(watch))
+        progress.done(table.name)
         progress.end()
     _match(plan, options, progress, outcome)
     return outcome
@@ -65,16 +70,25 @@ def _match(plan: Plan, options: Options, progress: Progress, outcome: Outcome) -
     with options.profile.part("matching units"):
         matches = match_runs(plan, read_study(plan.embedding(plan.study.detector[0]).path))
     with options.profile.writing(target.path):
-        write_matches(target.path, target.recipe, provenance(watch), matches)
+        write_matches(target.path, target.recipe, provenance(), matches)
+    plan.workspace.note_making(target.path, making(watch))
     progress.line(f"matches: units of {len(plan.study.pairs_of_runs)} pairs of runs")
+    progress.kept()
 
 
-def _require_all(plan: Plan, table: DetectorTable) -> None:
-    """Raise one StaleInputError that names every checkpoint without current labels."""
-    states = [(unit, plan.similarity(table, unit).state()) for unit in (*plan.units, *plan.baselines)]
-    lacking = [f"{unit.name} ({state})" for unit, state in states if not state.current]
+def _require_all(plan: Plan, table: DetectorTable, look_again: Callable[[], bool]) -> None:
+    """Raise one StaleInputError that names every checkpoint without current labels, or a run without any checkpoint."""
+    for run in plan.study.run:
+        if not plan.roster.trained(run):
+            raise StaleInputError(f"run {run.name}", "has no checkpoint that is written", "run again when it has")
+    units, lacking = (*plan.units, *plan.baselines), []
+    for unit in units:
+        try:
+            plan.similarity(table, unit).require("dissect", plan.workspace.root, look_again)
+        except StaleInputError as error:
+            lacking.append(f"{unit.name} ({error.what})")
     if lacking:
-        what = f"{len(lacking)} of {len(states)} checkpoints have no current labels: {listing(lacking, 4)}"
+        what = f"{len(lacking)} of {len(units)} checkpoints have no current labels: {listing(lacking, 4)}"
         raise StaleInputError(f"similarity/{table.name}", what, "run cmon dissect, or leave them out of the config")
 
 

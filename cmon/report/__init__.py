@@ -22,7 +22,7 @@ from cmon.report.captions import low_prior, summary
 from cmon.report.views import metrics_of, view_of_detectors, view_of_run, view_of_runs
 from cmon.stores import read_evidence, read_matches, read_study
 from cmon.tables import csv_bytes, layers_table, units_table
-from cmon.work import Options, Outcome, Progress, Stopwatch, is_due, provenance
+from cmon.work import Options, Outcome, Progress, Stopwatch, is_due, making, provenance
 from cmon.workspace import State
 
 MANIFEST = "manifest.json"
@@ -76,14 +76,16 @@ def report_study(plan: Plan, options: Options, progress: Progress) -> Outcome:
     progress.begin("report", sum(len(sheet.names) for sheet in sheets))
     sections = [_section(plan, sheet, written, options.profile, progress) for sheet in sheets]
     with options.profile.part("page"):
-        page = render(sections, _settings(plan), provenance(watch))
+        page = render(sections, _settings(plan), provenance())
     _put(plan, "index.html", page.encode("utf-8", "replace"), written)
     old = _manifest(plan.workspace.report)
     manifest = {"fingerprint": fingerprint(plan.report), "recipe": plan.report, "files": written}
     write_whole(plan.workspace.report / MANIFEST, json.dumps(manifest).encode())
     for name in set(old.get("files", {})) - set(written):
         (plan.workspace.report / name).unlink(missing_ok=True)
+    plan.workspace.note_making(plan.workspace.report, making(watch))
     progress.end()
+    progress.kept()
     return outcome
 
 

@@ -32,7 +32,7 @@ from cmon.records import (
     LayerLabels,
 )
 from cmon.stores import write_activations, write_evidence, write_labels
-from cmon.work import Stopwatch, provenance
+from cmon.work import provenance
 
 LAYERS = {"layer2": 128, "layer3": 256, "layer4": 512}  # ResNet-18's
 BRODEN = {"color": 10, "texture": 40, "material": 30, "part": 220, "object": 500, "scene": 400}
@@ -105,7 +105,7 @@ def make(folder: Path, checkpoints: int, runs: int = 1, projection: str = "umap"
     plan = plan_study(read_config(config))
     image_features = np.load(folder / "image_features.npy")
     evidence = Evidence(plan.probe.ids, plan.concepts, image_features, features)
-    write_evidence(plan.evidence.path, plan.evidence.recipe, provenance(Stopwatch()), evidence)
+    write_evidence(plan.evidence.path, plan.evidence.recipe, provenance(), evidence)
     for name in names:
         units = [unit for unit in plan.units if unit.run.name == name]
         _train(plan, units, evidence, numbers)
@@ -176,11 +176,11 @@ def _train(plan: Plan, units: list[Unit], evidence: Evidence, numbers: np.random
         )
         about = (evidence.concepts, evidence.image_ids, layers, k, "nats", np.full(WORDS, -1, np.int64), 0.0)
         target = plan.similarity(table, unit)
-        write_labels(target.path, target.recipe, provenance(Stopwatch()), CheckpointLabels(*about))
+        write_labels(target.path, target.recipe, provenance(), CheckpointLabels(*about))
         target = plan.activations(unit)
         responses = tuple(LayerActivations(name, _responses(place, evidence)) for name, place in places.items())
         recorded = CheckpointActivations(evidence.image_ids, responses, k, 0.0)
-        write_activations(target.path, target.recipe, provenance(Stopwatch()), recorded, "mean")
+        write_activations(target.path, target.recipe, provenance(), recorded, "mean")
 
 
 def _responses(places: np.ndarray, evidence: Evidence) -> np.ndarray:
