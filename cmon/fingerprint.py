@@ -1,7 +1,10 @@
 """Tell whether two results are of the same making: recipes, their fingerprints, and what changed between two."""
 
+import errno
 import hashlib
 import json
+import os
+import stat
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -33,7 +36,8 @@ def bytes_sha256(data: bytes) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """Return the sha256 (64 hex digits) of a file's bytes."""
+    """Return the sha256 (64 hex digits) of a file's bytes; an OSError where it is none, or cannot be read."""
+    _status(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -77,7 +81,7 @@ class HashMemory:
 
     def recall(self, path: Path, what: str, compute: Callable[[Path], str]) -> str:
         """Return compute(path), which may depend on the file's bytes and on `what` alone, from memory if current."""
-        key, now = f"{what}:{path.resolve()}", _state(path)
+        key, now = f"{what}:{os.path.realpath(path)}", _state(path)
         known = self._load().get(key)
         if isinstance(known, list) and known[:-1] == now:
             return str(known[-1])
@@ -112,5 +116,13 @@ class HashMemory:
 
 
 def _state(path: Path) -> list[int]:
-    status = path.stat()
+    status = _status(path)
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def _status(path: Path) -> os.stat_result:
+    """Return a file's status; an OSError where it is a pipe or a device, which would be read for ever."""
+    status = path.stat()
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # to open a folder is an error of its own
+        raise OSError(errno.EINVAL, "is no file, but a pipe or a device")
+    return status

@@ -119,7 +119,7 @@ class Plan:
             return self.probe, self.probe_fingerprint
         if path not in self._calibrations:
             where = f"run {run.name}: batchnorm_images"
-            if self.study.workspace.resolve().is_relative_to(path.resolve()):
+            if self.workspace.lies_in(path):
                 raise ConfigError(where, f"the workspace lies in {path}", "name a folder of images alone")
             try:
                 probe = open_probe(self.study.probe.model_copy(update={"kind": "images", "path": path}))
@@ -288,10 +288,10 @@ def plan_study(study: Study, frozen: Frozen | None = None) -> Plan:
         if detector_from(detector).uses == "counts" and study.probe.kind != "broden":
             what, hint = "compares units with masks, which this probe has not", 'take a probe of kind = "broden"'
             raise ConfigError(f"detector {detector.name}", what, hint)
-    if study.probe.kind == "images" and study.workspace.resolve().is_relative_to(study.probe.path.resolve()):
+    workspace = Workspace(study.workspace)
+    if study.probe.kind == "images" and workspace.lies_in(study.probe.path):
         what = f"{study.workspace} lies in the probe's folder, so that its pictures would become images of the probe"
         raise ConfigError("workspace", what, "set a folder outside of probe.path")
-    workspace = Workspace(study.workspace)
     plan = Plan(study, workspace, workspace.memory(), Roster(study.run, frozen))
     metrics_fingerprints(study.run, plan.memory)
     if "counts" in plan.uses:

@@ -1,6 +1,7 @@
 """Where every file of a study lies, and whether it is current, missing or stale, with the reason."""
 
 import json
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -133,6 +134,10 @@ class Workspace:
     def jobs(self) -> Path:
         """Return the folder of what was submitted to a cluster, a folder each."""
         return self.root / "jobs"
+
+    def lies_in(self, folder: Path) -> bool:
+        """Tell whether it is within a folder, links followed."""
+        return Path(os.path.realpath(self.root)).is_relative_to(os.path.realpath(folder))
 
     def claim(self, name: str) -> Path:
         """Return the file that a process holds while it makes what others need too."""
