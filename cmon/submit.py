@@ -63,6 +63,7 @@ class Submission:
         if stage == "join":
             about = "Label what a share that failed has held up; place and draw all, or say what is missing."
             commands = (
+                "trap '' USR1  # it would end the shell, and there is nothing to be started again",
                 f"{cmon} dissect {study}",
                 f"{cmon} embed {study}{how} --wait {WAIT_S} || exit",
                 f"exec {cmon} report {study}",

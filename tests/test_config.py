@@ -6,6 +6,7 @@ from typing import get_args
 import pytest
 
 from cmon import config, paths, recipes
+from cmon.checkpoints import Roster
 from cmon.config import (
     FIGURES,
     SECTIONS,
@@ -241,6 +242,12 @@ def test_a_detector_without_the_key_has_no_study_prior(tmp_path):
     assert not has_study_prior(table)
 
 
+def planned(study):
+    """Plan a study whose inputs are not there."""
+    workspace = Workspace(study.workspace)
+    return Plan(study, workspace, workspace.memory(), Roster(study.run))
+
+
 def test_how_much_is_drawn_is_the_configs_else_the_detectors(tmp_path):
     text = (
         SHORT
@@ -260,7 +267,7 @@ tau = "fdr:0.1"
         ("[statistics]\nresamples = 3\n", [(100, 3, 0), (10, 3, 0), (20, 3, 0)]),
     ):
         study = read(tmp_path, text + added)
-        plan = Plan(study, Workspace(study.workspace), Workspace(study.workspace).memory())
+        plan = planned(study)
         testings = [plan.testing(table) for table in study.detector]
         assert [(one.permutations, one.resamples, one.seed) for one in testings] == expected
         assert [one.test.rate for one in testings] == [0.05, 0.05, 0.1]
@@ -269,9 +276,7 @@ tau = "fdr:0.1"
 def test_nothing_is_permuted_where_tau_is_no_rate(tmp_path):
     for tau, expected in (("3", (3.0, None)), ('"none"', (None, None))):
         study = read(tmp_path, SHORT + f"tau = {tau}\n[statistics]\npermutations = 9\nseed = 4\n")
-        testing = Plan(study, Workspace(study.workspace), Workspace(study.workspace).memory()).testing(
-            study.detector[0]
-        )
+        testing = planned(study).testing(study.detector[0])
         assert (testing.permutations, testing.resamples) == (0, 100)
         assert (testing.test.tau, testing.test.rate) == expected
 

@@ -2,8 +2,9 @@
 
 Every file is HDF5 (readable from 1.10 on) with the attributes `format` = "cmon", `kind`, `format_version` and
 `fingerprint`, and two datasets of one JSON string each: `/recipe`, exactly what was hashed into the fingerprint, and
-`/provenance`, what is never hashed: versions, command, host, device, seconds, peak memory. Every dataset carries the
-fletcher32 filter; strings are UTF-8 of fixed length; numbers are float32 unless said otherwise.
+`/provenance`, what is never hashed: versions of software, machine, device. What differs from run to run (command, host,
+time, seconds, peak memory) is in provenance/, by the file's name, so that equal results are equal files. Every dataset
+carries the fletcher32 filter; strings are UTF-8 of fixed length; numbers are float32 unless said otherwise.
 I images, U units of a layer, C concepts, D dimensions, R rows, K checkpoints, L layers.
 
 activations, a file per checkpoint: activations/<run>/<checkpoint>.h5
