@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,7 +10,6 @@ from cmon.errors import ConfigError, one_line
 
 if TYPE_CHECKING:
     from cmon.recipes import Plan
-    from cmon.work import Options
 
 ConfigArgument = Annotated[Path, typer.Argument(help="The study's TOML file.", show_default=False)]
 RunOption = Annotated[list[str] | None, typer.Option("--run", help="Only this run (repeatable).")]
@@ -43,27 +42,7 @@ def read_plan(config: Path, manifest: Path | None = None) -> "Plan":
     from cmon.recipes import plan_study
 
     study = read_config(config)
-    return plan_study(study, read_manifest(manifest, study).checkpoints if manifest else None)
-
-
-def read_options(config: Path, shard: str = "", manifest: Path | None = None, **asked: Any) -> "Options":
-    """Return what a command asks of a stage.
-
-    Args:
-        config: the study's file.
-        shard: I/N, or "".
-        manifest: a submission's list.
-        asked: other fields of `Options`.
-
-    Raises:
-        ConfigError: for a shard that is none.
-    """
-    from cmon.config import read_config
-    from cmon.manifest import read_manifest
-    from cmon.work import Options
-
-    due = frozenset(read_manifest(manifest, read_config(config)).due) if manifest else None
-    return Options(shard=read_shard(shard), due=due, **asked)
+    return plan_study(study, read_manifest(manifest, study) if manifest else None)
 
 
 def read_shard(text: str) -> tuple[int, int] | None:

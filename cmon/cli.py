@@ -29,8 +29,8 @@ from cmon.arguments import (
     TrustOption,
     WaitOption,
     WatchOption,
-    read_options,
     read_plan,
+    read_shard,
 )
 from cmon.console import run_stage, say, say_failures
 from cmon.errors import CmonError, StaleInputError, one_line
@@ -83,9 +83,9 @@ def activations(
     """Run every checkpoint over the probe, and the image-text model over probe and concepts."""
     from cmon.activations import record_activations
     from cmon.slurm import requeued
+    from cmon.work import Options
 
-    how = {"force": force, "dry_run": dry_run, "device": device, "trust_pickle": trust_pickle}
-    options = read_options(config, shard, manifest, runs=run or (), checkpoints=checkpoint or (), **how)
+    options = Options(run or (), checkpoint or (), force, dry_run, device, trust_pickle, read_shard(shard))
     with requeued(requeue):
         _exit([run_stage("activations", record_activations, read_plan(config, manifest), options, quiet, profile)])
 
@@ -108,9 +108,9 @@ def dissect(
     """Give every unit its concepts."""
     from cmon.dissect import dissect_checkpoints
     from cmon.slurm import requeued
+    from cmon.work import Options
 
-    how = {"force": force, "dry_run": dry_run, "wait_s": wait}
-    options = read_options(config, shard, manifest, runs=run or (), checkpoints=checkpoint or (), **how)
+    options = Options(run or (), checkpoint or (), force, dry_run, shard=read_shard(shard), wait_s=wait)
     with requeued(requeue):
         _exit([run_stage("dissect", dissect_checkpoints, read_plan(config, manifest), options, quiet, profile)])
 
@@ -130,9 +130,9 @@ def embed(
 ) -> None:
     """Place all units in one space, and in one plane."""
     from cmon.embed import embed_study
+    from cmon.work import Options
 
-    how = {"force": force, "dry_run": dry_run, "device": device, "trust_pickle": trust_pickle}
-    options = read_options(config, "", manifest, wait_s=wait, **how)
+    options = Options(force=force, dry_run=dry_run, device=device, trust_pickle=trust_pickle, wait_s=wait)
     _exit([run_stage("embed", embed_study, read_plan(config, manifest), options, quiet, profile)])
 
 
@@ -148,9 +148,10 @@ def report(
 ) -> None:
     """Draw the figures, and one page that shows them."""
     from cmon.report import report_study
+    from cmon.work import Options
 
-    plan, options = read_plan(config, manifest), read_options(config, force=force, dry_run=dry_run)
-    _exit([run_stage("report", report_study, plan, options, quiet, profile)])
+    plan = read_plan(config, manifest)
+    _exit([run_stage("report", report_study, plan, Options(force=force, dry_run=dry_run), quiet, profile)])
     if not dry_run:
         typer.echo(plan.workspace.report / "index.html")
 
@@ -177,8 +178,9 @@ def run(
                 typer.echo(f"{file.name}: {file.state}")
         return
     from cmon import pipeline
+    from cmon.work import Options
 
-    options = read_options(config, force=force, device=device, trust_pickle=trust_pickle)
+    options = Options(force=force, device=device, trust_pickle=trust_pickle)
     if watch is None:
         _exit(pipeline.run_all(plan, options, quiet, profile))
     elif code := pipeline.watch(lambda: read_plan(config), options, quiet, profile, watch):
@@ -197,13 +199,17 @@ def submit(
     debug: DebugOption = False,
 ) -> None:
     """Share the work among jobs of a Slurm cluster, and print their numbers as JSON."""
-    from cmon.submit import scripts, submit_study
+    from cmon.submit import prepare, submit_jobs
+    from cmon.work import Options
 
-    plan, options = read_plan(config), read_options(config, device=device, trust_pickle=trust_pickle)
-    if dry_run:
-        typer.echo(scripts(plan, config, shards, sbatch or [], options))
-    else:
-        typer.echo(json.dumps(submit_study(plan, config, shards, sbatch or [], options)))
+    plan = read_plan(config)
+    options = Options(device=device, trust_pickle=trust_pickle)
+    submission = prepare(plan, config, shards, sbatch or (), options)
+    for reason in plan.left.values():
+        sys.stderr.write(f"left for the next time: {reason}\n")
+    typer.echo(submission.text() if dry_run else json.dumps(submit_jobs(submission)))
+    if plan.workspace.root.is_dir():
+        plan.memory.save()
 
 
 @app.command()
@@ -229,10 +235,11 @@ def plan(
 ) -> None:
     """Say what is left to do: how many minutes, how much disk and memory, from samples that are timed now."""
     from cmon.estimate import estimate_lines
+    from cmon.work import Options
 
     study = read_plan(config)
     with contextlib.redirect_stdout(sys.stderr):
-        lines = list(estimate_lines(study, read_options(config, device=device, trust_pickle=trust_pickle)))
+        lines = list(estimate_lines(study, Options(device=device, trust_pickle=trust_pickle)))
     if study.workspace.root.is_dir():
         study.memory.save()
     typer.echo("\n".join(lines))

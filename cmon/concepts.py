@@ -6,7 +6,10 @@ from collections import defaultdict
 from pathlib import Path
 
 from cmon.errors import ConfigError, listing, one_line
+from cmon.paths import read_text
 from cmon.records import Concepts
+
+LARGEST_BYTES = 8 * 2**20  # a million words
 
 
 def read_concepts(path: Path) -> Concepts:
@@ -17,7 +20,7 @@ def read_concepts(path: Path) -> Concepts:
             share its probability, and neither would be found).
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, LARGEST_BYTES)
         rows = _csv_rows(path, text) if path.suffix.lower() == ".csv" else _text_rows(text)
     except OSError as error:
         raise ConfigError(path, error.strerror or "cannot be read", "set concepts.file to an existing file") from error

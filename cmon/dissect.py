@@ -45,7 +45,7 @@ def dissect_checkpoints(plan: Plan, options: Options, progress: Progress) -> Out
         StoreError: where the evidence is damaged.
     """
     outcome = Outcome()
-    units = options.share(plan.roster.select(options.runs, options.checkpoints))
+    units = plan.roster.select(options.runs, options.checkpoints, options.shard)
     look_again = options.patience(progress)
     plan.evidence.require("activations", plan.workspace.root, look_again)
     evidence: Evidence | None = None

@@ -11,8 +11,10 @@ import numpy as np
 from cmon.config import Run
 from cmon.errors import ConfigError, listing, one_line
 from cmon.fingerprint import HashMemory
+from cmon.paths import read_text
 from cmon.records import FloatArray
 
+LARGEST_BYTES = 8 * 2**20
 KEYS = ("checkpoint", "step")
 NOT_METRICS = ("epoch", "stage")
 
@@ -76,7 +78,7 @@ def read_metrics(path: Path, names: Sequence[str], steps: Sequence[int]) -> dict
 
 def _rows(path: Path) -> list[dict[str, str]]:
     try:
-        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
+        reader = csv.DictReader(io.StringIO(read_text(path, LARGEST_BYTES), newline=""))
         rows = list(reader)
     except OSError as error:
         raise ConfigError(path, error.strerror or "cannot be read", "set the run's metrics to a .csv") from error

@@ -1,10 +1,12 @@
-"""The paths that a config names: $VARIABLES and ~ replaced, and relative ones started at the config's folder.
+"""The files that a config names: $VARIABLES and ~ replaced, and relative paths started at the config's folder.
 
 A path that begins with a variable whose value is relative starts at the working directory instead.
 """
 
+import errno
 import os
 import re
+import stat
 from pathlib import Path
 from typing import Annotated
 
@@ -59,6 +61,21 @@ def _weights(value: object, info: ValidationInfo) -> object:
     path = _path(value, info)
     looks_like_file = value.startswith(("~", "$")) or "/" in value or value.endswith(WEIGHTS_ENDINGS)
     return str(path) if looks_like_file or (isinstance(path, Path) and path.is_file()) else value
+
+
+def read_text(path: Path, largest_bytes: int) -> str:
+    """Read a text file that a config names, in UTF-8 with or without a byte order mark.
+
+    Raises:
+        OSError: where it cannot be read, is no file but a pipe that would be waited for, or is too large to be meant.
+        UnicodeDecodeError: where it is no text.
+    """
+    status = path.stat()
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        raise OSError(errno.EINVAL, "is no file, but a pipe or a device")
+    if status.st_size > largest_bytes:
+        raise OSError(errno.EFBIG, f"is larger than {largest_bytes / 2**20:.0f} MiB")
+    return path.read_text(encoding="utf-8-sig")
 
 
 FilePath = Annotated[Path, BeforeValidator(_path)]

@@ -73,8 +73,8 @@ def watch(read: "Callable[[], Plan]", options: "Options", quiet: bool, profile: 
         if plan is not None and seen != last:
             code, last = say_failures(run_all(plan, options, quiet, profile)), seen
             since = time.monotonic()
-        elif plan is not None and plan.left:
-            since = time.monotonic()
+        elif isinstance(nothing, StaleInputError) or (plan is not None and plan.left):
+            since = time.monotonic()  # something is being written
         if time.monotonic() - since >= patience_s:
             if last is None and nothing is not None:
                 raise nothing

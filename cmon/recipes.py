@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from cmon.checkpoints import Frozen, Roster, Unit
+from cmon.checkpoints import Roster, Unit
 from cmon.concepts import read_concepts
 from cmon.config import Detector, Features, Preprocess, Run, Study
 from cmon.detectors import detector_from
 from cmon.encoders import encoder_recipe, feature_concepts
 from cmon.errors import ConfigError, ProbeError
 from cmon.fingerprint import HashMemory, Recipe, fingerprint
+from cmon.manifest import Manifest
 from cmon.metrics import metrics_fingerprints
 from cmon.models import model_recipe
 from cmon.probes import Labels, Probe, broden_concepts, open_labels, open_probe
@@ -41,14 +42,7 @@ ALGORITHM = {
 
 @dataclass(frozen=True)
 class Plan:
-    """A study's files and their recipes.
-
-    Args:
-        study: the config.
-        workspace: where the files lie.
-        memory: of file hashes.
-        roster: its units of work.
-    """
+    """A study's files and their recipes: its config, where files lie, the memory of hashes, its units of work."""
 
     study: Study
     workspace: Workspace
@@ -62,7 +56,7 @@ class Plan:
 
     @cached_property
     def left(self) -> dict[str, str]:
-        """The checkpoints that are still being written, and how that shows."""
+        """The checkpoints that are still being written, and why."""
         return {name: reason for run in self.study.run for name, reason in self.roster.left(run).items()}
 
     @cached_property
@@ -271,12 +265,12 @@ class Plan:
         }
 
 
-def plan_study(study: Study, frozen: Frozen | None = None) -> Plan:
+def plan_study(study: Study, manifest: Manifest | None = None) -> Plan:
     """Return the plan of a config.
 
     Args:
         study: the config.
-        frozen: the checkpoints as a submission has listed them; without it those that are there now.
+        manifest: the units of work as a submission has listed them; without it those that are there now.
 
     Raises:
         ConfigError: for what would only show after hours of work: a detector's parameters, a workspace in the
@@ -292,7 +286,8 @@ def plan_study(study: Study, frozen: Frozen | None = None) -> Plan:
     if study.probe.kind == "images" and workspace.lies_in(study.probe.path):
         what = f"{study.workspace} lies in the probe's folder, so that its pictures would become images of the probe"
         raise ConfigError("workspace", what, "set a folder outside of probe.path")
-    plan = Plan(study, workspace, workspace.memory(), Roster(study.run, frozen))
+    roster = Roster(study.run, manifest.checkpoints, manifest.due) if manifest else Roster(study.run)
+    plan = Plan(study, workspace, workspace.memory(), roster)
     metrics_fingerprints(study.run, plan.memory)
     if "counts" in plan.uses:
         assert plan.labels.rows, "tables without rows are an error of their own"

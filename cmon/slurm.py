@@ -17,12 +17,11 @@ class SlurmError(CmonError):
     """Slurm is not there, or does not take a job."""
 
 
-def sbatch(options: Sequence[str], script: str) -> str:
+def sbatch(words: Sequence[str]) -> str:
     """Submit a script, and return the job's number.
 
     Args:
-        options: of sbatch.
-        script: its path.
+        words: options, then the script's path.
 
     Raises:
         SlurmError: where it is not taken.
@@ -33,7 +32,7 @@ def sbatch(options: Sequence[str], script: str) -> str:
         for name, value in os.environ.items()
         if name == "SLURM_CONF" or not name.startswith(("SLURM_", "SBATCH_"))
     }
-    return _answer(["sbatch", "--parsable", *options, script], environment).partition(";")[0]
+    return _answer(["sbatch", "--parsable", *words], environment).partition(";")[0]
 
 
 def cancel(jobs: Sequence[str]) -> None:

@@ -33,31 +33,33 @@ export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-${{SLURM_CPUS_PER_TASK:-${{SLURM_CPU
 
 @dataclass(frozen=True)
 class Submission:
-    """What is submitted.
+    """Jobs that are ready to be submitted.
 
     Args:
         folder: of manifest, scripts and logs.
         manifest: the units of work.
-        config: the study's file.
+        stages: names of the jobs: no arrays where nothing is to be shared, and none at all where nothing is missing.
         sbatch: options for all jobs.
-        options: of the command.
+        options: of the stages.
     """
 
     folder: Path
     manifest: Manifest
-    config: Path
+    stages: tuple[str, ...]
     sbatch: Sequence[str]
     options: Options
 
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """Name the jobs: no arrays where nothing is to be shared."""
-        return ("activations", "dissect", "join") if self.manifest.shards else ("join",)
+    def text(self) -> str:
+        """Return all scripts, each under the command that would submit it."""
+        after = dict(zip(self.stages, ("", *(f"{stage.upper()}_JOB" for stage in self.stages)), strict=False))
+        commands = [join(["sbatch", *self.sbatch_options(stage, after[stage])]) for stage in self.stages]
+        parts = zip(commands, map(self.script, self.stages), strict=True)
+        return "\n".join(f"# {command}\n{script}" for command, script in parts)
 
     def script(self, stage: str) -> str:
         """Return a job's script; what runs last takes the shell's place, so that signals reach it."""
         cmon = join([sys.executable, "-u", "-P", "-m", "cmon"])
-        study = f"{quote(str(self.config))} --manifest {quote(str(self.folder / 'manifest.json'))}"
+        study = f"{quote(self.manifest.config)} --manifest {quote(str(self.folder / 'manifest.json'))}"
         device = ["--device", self.options.device] if self.options.device != "auto" else []
         how = "".join(f" {quote(word)}" for word in device + ["--trust-pickle"] * self.options.trust_pickle)
         if stage == "join":
@@ -70,12 +72,12 @@ class Submission:
             )
             return SCRIPT.format(about=about, commands="\n".join(commands))
         extra = how if stage == "activations" else f" --wait {WAIT_S}"
-        about = f"One share of {self.manifest.shards}: its units of work do not depend on what the cluster says."
+        about = "One share. Their number stands here, since the cluster counts those that were asked for last."
         share = f'--shard "${{SLURM_ARRAY_TASK_ID}}/{self.manifest.shards}" --requeue'
         return SCRIPT.format(about=about, commands=f"exec {cmon} {stage} {study} {share}{extra}")
 
     def sbatch_options(self, stage: str, after: str) -> list[str]:
-        """Return the options of a job that waits for another; ours first, so that the user's win."""
+        """Return what sbatch is told of a job that waits for another; ours first, so that the user's options win."""
         log = str(self.folder / "log" / stage).replace("%", "%%")
         options = ["--job-name", f"cmon-{stage}", "--output", f"{log}{'.log' if stage == 'join' else '_%a.log'}"]
         options += ["--open-mode=append", "--requeue"]
@@ -85,71 +87,55 @@ class Submission:
             # A share whose first stage failed is never to be labelled: its job is to end, not to wait for ever.
             kind = "afterany" if stage == "join" else "aftercorr"
             options += [f"--dependency={kind}:{after}", "--kill-on-invalid-dep=yes"]
-        return [*options, *self.sbatch]
+        return [*options, *self.sbatch, str(self.folder / f"{stage}.sh")]
 
 
-def submit_study(plan: Plan, config: Path, shards: int, options: Sequence[str], how: Options) -> Json:
-    """Submit what a study lacks, and return folder, number of shards and the jobs' numbers.
+def prepare(plan: Plan, config: Path, shards: int, sbatch: Sequence[str], options: Options) -> Submission:
+    """Freeze what a study lacks.
 
     Args:
         plan: of the study.
         config: its file.
         shards: how many jobs share a stage; fewer where there are fewer units of work.
-        options: of sbatch, for all jobs.
-        how: options of the stages.
+        sbatch: options for all jobs.
+        options: of the stages.
+    """
+    states = list(file_states(plan))
+    due = missing_units(states)
+    # Without evidence one share has to make it, even where no unit of work lacks anything.
+    used = min(shards, max(len(due), 0 if plan.evidence.state().current else 1))
+    lacks = any(file.state.status not in ("current", "left") for file in states)
+    checkpoints: dict[str, dict[str, str]] = {run.name: {} for run in plan.study.run}
+    for unit in plan.units:
+        checkpoints[unit.run.name][unit.checkpoint.name] = str(Path(unit.where).absolute())
+    manifest = Manifest(str(config.absolute()), frozen_study(plan.study), checkpoints, due, used)
+    stages = ("activations", "dissect", "join") if used else ("join",) if lacks else ()
+    return Submission(_free_folder(plan.workspace.jobs), manifest, stages, sbatch, options)
+
+
+def submit_jobs(submission: Submission) -> Json:
+    """Write and submit what is prepared, and return its folder, the number of shards and the jobs' numbers.
 
     Raises:
         StoreError: where the workspace cannot be written.
         SlurmError: where jobs are not taken; those that were are cancelled.
     """
-    if all(file.state.status in ("current", "left") for file in file_states(plan)):
-        return {"folder": None, "shards": 0, "jobs": {}}
-    submission = _prepared(plan, config, shards, options, how, _new_folder(plan.workspace.jobs))
     folder, jobs = submission.folder, dict[str, str]()
-    submission.manifest.write(folder / "manifest.json")
+    if submission.stages:
+        try:
+            (folder / "log").mkdir(parents=True)  # without which Slurm kills a job without a word
+        except OSError as error:
+            raise unwritable(folder, error) from error
+        submission.manifest.write(folder / "manifest.json")
     for stage in submission.stages:
         write_whole(folder / f"{stage}.sh", submission.script(stage).encode())
     try:
         for stage in submission.stages:
-            after = next(reversed(jobs.values()), "")
-            jobs[stage] = sbatch(submission.sbatch_options(stage, after), str(folder / f"{stage}.sh"))
+            jobs[stage] = sbatch(submission.sbatch_options(stage, next(reversed(jobs.values()), "")))
     except SlurmError:
         cancel(list(jobs.values()))
         raise
-    return {"folder": str(folder), "shards": submission.manifest.shards, "jobs": jobs}
-
-
-def scripts(plan: Plan, config: Path, shards: int, options: Sequence[str], how: Options) -> str:
-    """Return all scripts, each under the command that would submit it; arguments as of `submit_study`."""
-    submission = _prepared(plan, config, shards, options, how, _free_folder(plan.workspace.jobs))
-    parts, after = [], ""
-    for stage in submission.stages:
-        command = ["sbatch", "--parsable", *submission.sbatch_options(stage, after)]
-        parts.append(f"# {join([*command, str(submission.folder / f'{stage}.sh')])}\n{submission.script(stage)}")
-        after = f"{stage.upper()}_JOB"
-    return "\n".join(parts)
-
-
-def _prepared(plan: Plan, config: Path, shards: int, options: Sequence[str], how: Options, folder: Path) -> Submission:
-    """Freeze what is to be done."""
-    due = missing_units(file_states(plan))
-    # Without evidence one share has to make it, even where no unit of work lacks anything.
-    used = min(shards, max(len(due), 0 if plan.evidence.state().current else 1))
-    checkpoints: dict[str, dict[str, str]] = {run.name: {} for run in plan.study.run}
-    for unit in plan.units:
-        checkpoints[unit.run.name][unit.checkpoint.name] = str(Path(unit.where).absolute())
-    manifest = Manifest(str(config.absolute()), frozen_study(plan.study), checkpoints, due, used)
-    return Submission(folder, manifest, config.absolute(), options, how)
-
-
-def _new_folder(jobs: Path) -> Path:
-    """Make a folder for one submission, and one for its logs: without it Slurm kills a job without a word."""
-    folder = _free_folder(jobs)
-    try:
-        (folder / "log").mkdir(parents=True)
-    except OSError as error:
-        raise unwritable(folder, error) from error
-    return folder
+    return {"folder": str(folder) if jobs else None, "shards": submission.manifest.shards, "jobs": jobs}
 
 
 def _free_folder(jobs: Path) -> Path:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from cmon import __version__
 from cmon.errors import CmonError
@@ -19,17 +19,6 @@ PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "h5py", 
 
 
 LOOK_EVERY_S = 1.0
-
-
-class HasName(Protocol):
-    """A unit of work."""
-
-    @property
-    def name(self) -> str:
-        """Return folder/checkpoint."""
-
-
-Named = TypeVar("Named", bound=HasName)
 
 
 @dataclass(frozen=True)
@@ -44,7 +33,6 @@ class Options:
         device: a torch device, or "auto".
         trust_pickle: let checkpoints and an encoder's weights run code while they are read.
         shard: (i, n): of the units every n-th from the i-th on, counted from 0; None: all.
-        due: names of the units that shards are made of; None: all.
         wait_s: how long to look again for an input that is not there: network file systems show new files late.
         profile: what the stage's work is counted in.
     """
@@ -56,16 +44,8 @@ class Options:
     device: str = "auto"
     trust_pickle: bool = False
     shard: tuple[int, int] | None = None
-    due: frozenset[str] | None = None
     wait_s: float = 0.0
     profile: Profile = field(default_factory=Profile)
-
-    def share(self, units: Sequence[Named]) -> Sequence[Named]:
-        """Return the units that are this process's, in their order."""
-        if self.shard is None:
-            return units
-        index, shards = self.shard
-        return [unit for unit in units if self.due is None or unit.name in self.due][index::shards]
 
     def patience(self, progress: "Progress") -> Callable[[], bool]:
         """Return what pauses and tells whether to look again for an input, for `wait_s` from now on."""

@@ -72,7 +72,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "work": GROUND | SHARED,
     "console": GROUND | {"work", "recipes"},
     "testing": GROUND | SHARED | {"detectors", "statistics"},
-    "recipes": GROUND | SHARED | COMPUTING | {"h5", "stores", "workspace", "testing"},
+    "recipes": GROUND | SHARED | COMPUTING | {"h5", "stores", "manifest", "workspace", "testing"},
     **{
         name: GROUND
         | SHARED

@@ -33,8 +33,8 @@ def record_activations(plan: Plan, options: Options, progress: Progress) -> Outc
         CmonError: where there is no evidence to be had.
     """
     outcome = Outcome()
-    units = options.share(plan.roster.select(options.runs, options.checkpoints))
-    for run in plan.study.run if options.shard is None else ():
+    units = plan.roster.select(options.runs, options.checkpoints, options.shard)
+    for run in plan.study.run:
         outcome.left |= plan.roster.left(run) if not options.runs or run.name in options.runs else {}
     # Where another process is at the evidence, there is better to do than to wait for it.
     there = make_evidence(plan, options, progress, outcome, wait=False)

@@ -11,12 +11,11 @@ from cmon.checkpoints.masking import mask_weights
 from cmon.checkpoints.pruning import sparsity
 from cmon.checkpoints.reading import LOADERS, Weights, read_checkpoint, read_masks
 from cmon.checkpoints.steps import resolve_steps
-from cmon.checkpoints.units import Frozen, Roster, Unit, Untrained
+from cmon.checkpoints.units import Roster, Unit, Untrained
 
 __all__ = [
     "LOADERS",
     "CheckpointFile",
-    "Frozen",
     "Roster",
     "Unit",
     "Untrained",

@@ -36,6 +36,10 @@ def multiplied(tensors: "dict[str, Tensor]", path: Path) -> "dict[str, Tensor]":
         if name in made:
             what = f"holds {one_line(name)} beside {one_line(name + ORIGINAL)} and {one_line(name + MASK)}"
             raise CheckpointError(path, what, REMOVED_HINT)
+        # A few numbers can be spread over any number of places, all of which a product would fill.
+        if tensor_kind(original) == "float" and original.nbytes > original.untyped_storage().nbytes():
+            what = f"{one_line(name + ORIGINAL)} is {tensor_shape(original)}, and stored with fewer numbers"
+            raise CheckpointError(path, what, REMOVED_HINT)
         if original.shape != mask.shape:
             what = f"{one_line(name + MASK)} is {tensor_shape(mask)}, {one_line(name + ORIGINAL)} is "
             raise CheckpointError(path, what + tensor_shape(original), REMOVED_HINT)

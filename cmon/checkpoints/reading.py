@@ -24,6 +24,7 @@ PLACES = ("state_dict", "model", "model_state_dict", "net")
 MASK_PLACES = ("masks", "mask")
 STEP_KEYS = ("epoch", "global_step", "step", "iteration")
 
+LARGEST_RATIO = 32  # of what a file unpacks to
 TRUST_HINT = "if you trust where it comes from, let it run code with --trust-pickle"
 DAMAGE_HINT = "copy it again from where it was saved, or leave it out"
 
@@ -150,6 +151,10 @@ def _verify_checksums(path: Path) -> None:
     """Read every record once, which compares its CRC-32; torch.load would load flipped bytes as they are."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
+        # torch packs nothing, and a file of a megabyte can unpack to one that fills the memory.
+        size_bytes = sum(entry.file_size for entry in entries)
+        if size_bytes > LARGEST_RATIO * path.stat().st_size:
+            raise CheckpointError(path, f"would unpack to {size_bytes / 2**20:.0f} MiB", DAMAGE_HINT)
         if not any(entry.CRC for entry in entries):
             return  # saved under torch.serialization.set_crc32_options(False): there is nothing to compare
         for entry in entries:

@@ -1,6 +1,6 @@
 """What a study looks at: the checkpoints of its runs and, beside them, the same networks untrained."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -95,11 +95,13 @@ class Roster:
     Args:
         runs: of the study.
         frozen: the checkpoints as a submission has listed them; without it those that are there now.
+        due: names of the units that shards are made of; without it all.
         unread: names of units that changed while they were read, and are to be left out as well.
     """
 
     runs: Sequence[Run]
     frozen: Frozen | None = None
+    due: Collection[str] | None = None
     unread: frozenset[str] = frozenset()
     _listed: dict[str, tuple[tuple[Unit, ...], dict[str, str]]] = field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -118,12 +120,15 @@ class Roster:
         seeds = run.baseline_seeds if run.baseline == "random-init" else 0
         return tuple(Unit(run, Untrained(seed)) for seed in range(seeds))
 
-    def select(self, runs: Sequence[str], checkpoints: Sequence[str]) -> tuple[Unit, ...]:
+    def select(
+        self, runs: Sequence[str], checkpoints: Sequence[str], shard: tuple[int, int] | None = None
+    ) -> tuple[Unit, ...]:
         """Return the units of the named runs and checkpoints, all where none are named; baselines after each run's.
 
         Args:
             runs: names.
             checkpoints: names, of any run or as run/checkpoint.
+            shard: (i, n): of these every n-th from the i-th on, counted from 0.
 
         Raises:
             ConfigError: for a name that the study's runs do not have.
@@ -135,7 +140,11 @@ class Roster:
         left = [name for run in chosen for name in self.left(run)]
         known = [unit.name for unit in units] + left
         _check_known("--checkpoint", checkpoints, [name.partition("/")[2] for name in known], known)
-        return tuple(unit for unit in units if not checkpoints or {unit.name, unit.checkpoint.name} & {*checkpoints})
+        asked = [unit for unit in units if not checkpoints or {unit.name, unit.checkpoint.name} & {*checkpoints}]
+        if shard is None:
+            return tuple(asked)
+        index, shards = shard
+        return tuple([unit for unit in asked if self.due is None or unit.name in self.due][index::shards])
 
     def _list(self, run: Run) -> tuple[tuple[Unit, ...], dict[str, str]]:
         if run.name not in self._listed:

@@ -1,5 +1,6 @@
 """The study's TOML file as checked, frozen models; each field is one parameter of the method."""
 
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from cmon.config.runs import Preprocess, Run, Step
 from cmon.config.section import Name, Section
 from cmon.errors import ConfigError, listing, one_line
 from cmon.mistakes import PROMPT_PATTERN, as_config_error
-from cmon.paths import FilePath
+from cmon.paths import FilePath, read_text
 
 __all__ = [
     "FIGURES",
@@ -241,17 +242,15 @@ def read_config(path: Path) -> Study:
         ConfigError: naming the key, and the nearest known one where it is unknown.
     """
     try:
-        if path.stat().st_size > LARGEST_CONFIG_BYTES:
-            raise ConfigError(path, "is larger than 4 MiB", "a config is a short TOML file")
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(read_text(path, LARGEST_CONFIG_BYTES))
     except OSError as error:
         raise ConfigError(path, error.strerror or "cannot be read", "name an existing TOML file") from error
     except UnicodeDecodeError as error:
         raise ConfigError(path, "is not UTF-8 text", "name a TOML file") from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is no TOMLDecodeError
         raise ConfigError(path, f"is not TOML: {one_line(error)}", "see https://toml.io") from error
     try:
-        return Study.model_validate(table, context={"folder": path.resolve().parent})
+        return Study.model_validate(table, context={"folder": Path(os.path.realpath(path)).parent})
     except ValidationError as error:
         raise as_config_error(path, error, table, SECTIONS) from error
 

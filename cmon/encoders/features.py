@@ -1,5 +1,6 @@
 """Features that were computed elsewhere, matched by name."""
 
+import tokenize
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,22 @@ from cmon.config import Features
 from cmon.encoders.weights import sha256_of
 from cmon.errors import ConfigError, EncoderError, listing, nearest, one_line
 from cmon.fingerprint import HashMemory, Recipe
+from cmon.paths import read_text
 from cmon.records import FloatArray
+
+LARGEST_LIST_BYTES = 128 * 2**20  # the names of all images of the largest sets
+# All that numpy lets through of a damaged file; what it reads a header with ends in errors of its own.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    MemoryError,
+    ArithmeticError,
+    TypeError,
+    RecursionError,
+    SyntaxError,
+    tokenize.TokenError,
+)
 
 
 @dataclass(frozen=True)
@@ -66,8 +82,9 @@ def _unit_rows(array: Path, names: Path) -> tuple[dict[str, int], FloatArray]:
     lines = _lines(names)
     try:
         features = np.load(array, allow_pickle=False)
-    except (OSError, ValueError, EOFError, MemoryError) as error:
-        raise EncoderError(array, f"is not a readable .npy: {one_line(error)}", "save it with numpy.save") from error
+    except UNREADABLE as error:
+        cause = one_line(error) or type(error).__name__
+        raise EncoderError(array, f"is not a readable .npy: {cause}", "save it with numpy.save") from error
     if not isinstance(features, np.ndarray) or features.ndim != 2 or features.dtype.kind != "f":
         raise EncoderError(array, "does not hold (rows, dimensions) floats", "save it with numpy.save")
     if len(features) != len(lines):
@@ -84,7 +101,7 @@ def _unit_rows(array: Path, names: Path) -> tuple[dict[str, int], FloatArray]:
 def _lines(path: Path) -> tuple[str, ...]:
     """Read the names of the rows, a line each; only line ends part them, not all that Unicode calls so."""
     try:
-        lines = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip())
+        lines = tuple(line.strip() for line in read_text(path, LARGEST_LIST_BYTES).split("\n") if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         raise EncoderError(path, f"cannot be read: {one_line(error)}", "name a UTF-8 text file") from error
     if not lines:

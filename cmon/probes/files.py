@@ -14,8 +14,8 @@ from typing import Protocol
 from cmon.errors import ProbeError, listing, one_line
 from cmon.fingerprint import HashMemory, bytes_sha256
 
-# An entry of an archive that unpacks to more than this is no image but a mistake or an attack.
-LARGEST_FILE_BYTES = 512 * 2**20
+# A file that is larger, or an entry of an archive that unpacks to more, is no image but a mistake or an attack.
+LARGEST_FILE_BYTES = 256 * 2**20
 
 
 class Files(Protocol):
@@ -61,7 +61,7 @@ class Folder:
         return sorted(found)
 
     def read(self, name: str) -> bytes:
-        """Return a file's bytes; a broken link, and a pipe that would wait for ever, is an OSError."""
+        """Return a file's bytes; a broken link, a pipe that would wait for ever, and over 256 MiB are an OSError."""
         return self._file(name).read_bytes()
 
     def sha256(self, name: str, memory: HashMemory) -> str:
@@ -74,6 +74,7 @@ class Folder:
             raise OSError("is not there")
         if not path.is_file():
             raise OSError("is not a file, but a broken link or a device")
+        _check_size(path.stat().st_size, "holds")
         return path
 
 
@@ -95,12 +96,11 @@ class Archive:
         return names
 
     def read(self, name: str) -> bytes:
-        """Return a file's bytes; what unpacks to more than 512 MiB, or is encrypted, is an OSError."""
+        """Return a file's bytes; what unpacks to more than 256 MiB, or is encrypted, is an OSError."""
         with self._lock:
             try:
                 entry = self._zip().getinfo(name)
-                if entry.file_size > LARGEST_FILE_BYTES:
-                    raise OSError(f"unpacks to {entry.file_size / 2**20:.0f} MiB")
+                _check_size(entry.file_size, "unpacks to")
                 return self._zip().read(entry)
             except UNPACKING_ERRORS as error:
                 raise OSError(one_line(error)) from error
@@ -111,6 +111,8 @@ class Archive:
 
     def _zip(self) -> zipfile.ZipFile:
         if not self._open:
+            if self.path.exists() and not self.path.is_file():
+                raise ProbeError(self.path, "is neither a folder nor a zip, but a pipe or a device", "name one of them")
             try:
                 self._open.append(zipfile.ZipFile(self.path))
             except (OSError, *UNPACKING_ERRORS) as error:
@@ -136,6 +138,11 @@ UNPACKING_ERRORS = (
 def open_files(path: Path) -> Files:
     """Open a folder or a zip."""
     return Folder(path) if path.is_dir() else Archive(path)
+
+
+def _check_size(size_bytes: int, says: str) -> None:
+    if size_bytes > LARGEST_FILE_BYTES:
+        raise OSError(f"{says} {size_bytes / 2**20:.0f} MiB")
 
 
 def _is_seen(part: str) -> bool:

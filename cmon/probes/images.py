@@ -1,6 +1,7 @@
 """Images that are files of a folder or zip, decoded to RGB and cropped as a network sees them."""
 
 import io
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -18,6 +19,12 @@ from cmon.records import Pixels
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 # Pillow knows more, among them formats that start other programs.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+# A file of a few kilobytes can unpack to any number of pixels.
+LARGEST_PIXELS = 2**26
+# The shorter side is what is resized: of a line, an ordinary `resize` makes billions of pixels.
+LONGEST_TO_SHORTEST = 1000
+# Pillow would only warn, in lines of its own, of what is larger still.
+warnings.simplefilter("error", Image.DecompressionBombWarning)
 Size: TypeAlias = tuple[int, int]
 UNREADABLE_HINT = 'mend or remove it, or set on_error = "skip" under [probe]'
 
@@ -81,6 +88,7 @@ def decode(data: bytes) -> Image.Image:
     Of 16 bits the upper 8 are kept. Values of 32 bits have no known white, and are a ValueError.
     """
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        check_pixels(image.size)
         if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
             # Pillow would cut at 255, and leave a nearly white image.
             return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
@@ -90,13 +98,22 @@ def decode(data: bytes) -> Image.Image:
         return (image.convert("RGBA") if "transparency" in image.info else image).convert("RGB")
 
 
+def check_pixels(size: Size) -> None:
+    """Raise where an image has more pixels than a photograph, or is next to a line."""
+    width, height = size
+    if width * height > LARGEST_PIXELS:
+        raise Image.DecompressionBombError(f"{width}x{height} are more pixels than an image should have")
+    if max(size) > LONGEST_TO_SHORTEST * min(size):
+        raise ValueError(f"{width}x{height} is hardly more than a line")
+
+
 def crop(image: Image.Image, preprocess: Preprocess) -> Pixels:
     """Return the (h, w, 3) uint8 pixels that a run's network sees, before they are normalised.
 
     The shorter side is resized to `resize`, then the centre is cropped, as torchvision's transforms do.
 
     Raises:
-        ValueError: where the image is smaller than the crop.
+        ValueError: as `frame`.
     """
     size, box = frame(image.size, preprocess)
     if size != image.size:
@@ -116,7 +133,7 @@ def frame(size: Size, preprocess: Preprocess) -> tuple[Size, tuple[int, int, int
         Width and height; left, top, right and bottom.
 
     Raises:
-        ValueError: where the image is smaller than the crop.
+        ValueError: where the image is smaller than the crop, or would be resized to more pixels than it should have.
     """
     if preprocess.resize is not None:
         width, height = size
@@ -126,6 +143,8 @@ def frame(size: Size, preprocess: Preprocess) -> tuple[Size, tuple[int, int, int
             preprocess.resize if width == short else int(preprocess.resize * width / short),
             preprocess.resize if height == short else int(preprocess.resize * height / short),
         )
+        if size[0] * size[1] > LARGEST_PIXELS:
+            raise ValueError(f"is {width}x{height}, and would be resized to {size[0]}x{size[1]}")
     if preprocess.crop is None:
         return size, (0, 0, *size)
     (width, height), side = size, preprocess.crop

@@ -19,8 +19,10 @@ from cmon.records import BoolArray, Concepts, ImageLabels
 
 # The columns of index.csv that are no categories.
 OF_THE_IMAGE = ("image", "split", "ih", "iw", "sh", "sw")
-# A longer side is a slip, and a mask of such sides would fill the memory.
+# What is larger is a slip, and would fill the memory.
 LARGEST_SIDE = 2**14
+LARGEST_MASK_PIXELS = 2**25
+LARGEST_MASKS_BYTES = 2**29  # of all labels of an image together
 # All that Pillow raises of a damaged or monstrous file.
 UNREADABLE = (
     OSError,
@@ -116,7 +118,9 @@ class Labels:
             for concept, mask in self._read(row, category, file):
                 part = mask[seen]
                 if part.any():
-                    found[concept] = found[concept] | part if concept in found else part
+                    found[concept] = found[concept] | part if concept in found else part.copy()
+                if len(found) * part.size > LARGEST_MASKS_BYTES:
+                    raise ProbeError(self._where(image, row), f"shows {len(found)} labels, more than fit", MEND)
         concepts = sorted(found)
         masks = np.array([found[concept] for concept in concepts], dtype=np.bool_)
         masks = masks.reshape(len(concepts), len(rows[1]), len(columns[1]))
@@ -226,6 +230,8 @@ def _row(where: str, number: int, row: dict[str, str], columns: list[str]) -> Ro
                 masks[category, part] = None
             elif label:  # Broden has 0 where a scene was too rare to be given a number.
                 whole[category, label] = None
+    if sw * sh > LARGEST_MASK_PIXELS:
+        raise ProbeError(where, f"row {number}: a mask of {_said((sw, sh))} pixels is too large", MEND)
     return Row(number, (iw, ih), (sw, sh), tuple(whole), tuple(masks))
 
 
@@ -260,12 +266,12 @@ def _decoded(where: str, files: Files, name: str, row: Row) -> npt.NDArray[np.ui
             bits = data[24]  # of a channel; of 16, Pillow would keep 8
             if image.mode not in ("RGB", "RGBA") or bits != 8:
                 raise ProbeError(where, f"is no mask: it is {bits}-bit {image.mode}, not 8-bit RGB", MEND)
-            pixels = np.asarray(image).astype(np.uint16)
+            pixels = np.asarray(image)
     except UNREADABLE as error:
         raise ProbeError(where, f"unreadable mask: {_cause(error, 'a PNG')}", "download or unpack it again") from error
     if pixels[..., 2].any():
         raise ProbeError(where, "is no mask: its blue channel is not 0", MEND)
-    return np.asarray(pixels[..., 0] + 256 * pixels[..., 1])
+    return np.asarray(pixels[..., 0] + 256 * pixels[..., 1].astype(np.uint16))
 
 
 def _centres(pixels: int, side: int, start: int, end: int) -> tuple[int, tuple[float, ...]]:
