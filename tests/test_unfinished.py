@@ -34,6 +34,8 @@ class Watch:
 @pytest.fixture
 def watch(monkeypatch):
     clock = Watch()
+    monkeypatch.setattr(module, "WATCH_S", 2.0)  # conftest turns both off for all other tests
+    monkeypatch.setattr(module, "LAST_S", 30)
     monkeypatch.setattr(module, "time", clock)
     return clock
 
