@@ -7,7 +7,7 @@ export CMON_DATA
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo small demo-check statistics-check which-score test check bench clean
+.PHONY: help install demo small demo-check statistics-check which-score test test-slurm check faults bench clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 19
@@ -45,11 +45,18 @@ which-score: install  ## which score gives units their right word (trains 5 netw
 test: install  ## run the tests
 	$(BIN)/pytest
 
+test-slurm: install  ## run the tests that need a cluster, on a Slurm of their own (root on Debian; 5 minutes)
+	scripts/local_slurm.sh install
+	scripts/local_slurm.sh run $(BIN)/pytest tests/slurm
+
 check: install  ## format, lint, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+faults: install  ## kill, fill, flip and mislead: nothing may be lost or wrong (15 minutes)
+	$(BIN)/python scripts/faults.py
 
 bench: install  ## time all stages against their baselines and goals (about 25 minutes)
 	$(BIN)/python scripts/bench.py

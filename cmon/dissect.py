@@ -25,6 +25,7 @@ from cmon.records import (
 )
 from cmon.statistics import Draws, Test, draw, is_low_prior
 from cmon.stores import read_activations, read_counts, read_evidence, write_labels
+from cmon.threads import blas_in_one_thread
 from cmon.work import Options, Outcome, Progress, Stopwatch, making, provenance
 from cmon.workspace import Target, shown
 
@@ -35,6 +36,7 @@ RARE_IMAGES, RARE_SHARE = 10, 0.1
 Presences: TypeAlias = dict[tuple[str, Concepts], Presence]
 
 
+@blas_in_one_thread()
 def dissect_checkpoints(plan: Plan, options: Options, progress: Progress) -> Outcome:
     """Label the units of all selected checkpoints under every detector, where the labels are not current.
 

@@ -37,7 +37,7 @@ def bytes_sha256(data: bytes) -> str:
 
 def file_sha256(path: Path) -> str:
     """Return the sha256 (64 hex digits) of a file's bytes; an OSError where it is none, or cannot be read."""
-    _status(path)
+    file_status(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -116,11 +116,11 @@ class HashMemory:
 
 
 def _state(path: Path) -> list[int]:
-    status = _status(path)
+    status = file_status(path)
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
-def _status(path: Path) -> os.stat_result:
+def file_status(path: Path) -> os.stat_result:
     """Return a file's status; an OSError where it is a pipe or a device, which would be read for ever."""
     status = path.stat()
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # to open a folder is an error of its own

@@ -6,11 +6,12 @@ A path that begins with a variable whose value is relative starts at the working
 import errno
 import os
 import re
-import stat
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BeforeValidator, ValidationInfo
+
+from cmon.fingerprint import file_status
 
 WEIGHTS_ENDINGS = (".pt", ".pth", ".bin", ".safetensors")
 
@@ -70,10 +71,7 @@ def read_text(path: Path, largest_bytes: int) -> str:
         OSError: where it cannot be read, is no file but a pipe that would be waited for, or is too large to be meant.
         UnicodeDecodeError: where it is no text.
     """
-    status = path.stat()
-    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-        raise OSError(errno.EINVAL, "is no file, but a pipe or a device")
-    if status.st_size > largest_bytes:
+    if file_status(path).st_size > largest_bytes:
         raise OSError(errno.EFBIG, f"is larger than {largest_bytes / 2**20:.0f} MiB")
     return path.read_text(encoding="utf-8-sig")
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from cmon.errors import ConfigError
 from cmon.records import FloatArray, IntArray, blocks
+from cmon.threads import product
 
 # Trustworthiness compares all pairs of points; a sample of this many bounds its memory to some hundred MiB.
 TRUST_SAMPLE = 4000
@@ -108,7 +109,7 @@ def nearest_neighbours(points: FloatArray, count: int) -> tuple[IntArray, FloatA
     parts = blocks(len(points), 8 * len(points))
     room = np.empty((parts[0].stop, len(points)), dtype=np.float32)  # filled again: new memory is slow at first touch
     for rows in parts:
-        apart = np.matmul(centred[rows], centred.T, out=room[: rows.stop - rows.start])
+        apart = product(centred[rows], centred.T, room[: rows.stop - rows.start])
         apart *= -2
         apart += squares
         apart[np.arange(len(apart)), np.arange(rows.start, rows.stop)] = -np.inf

@@ -623,3 +623,18 @@ def test_a_real_list_of_weights_is_pointed_out():
     with pytest.raises(CheckpointError) as caught:
         read_checkpoint(shared("data/standard_vs_robust/cifar_small_8px.pth"), None, False)
     assert caught.value.hint == 'set state_dict_key = "state_dict.0"'
+
+
+def test_a_few_numbers_that_say_they_are_billions_are_not_multiplied():
+    spread = torch.zeros(1).expand(10**5, 10**5)
+    content = Weights({"fc.weight_orig": spread, "fc.weight_mask": spread, "fc.bias": torch.ones(2)}, None)
+    with pytest.raises(CheckpointError, match=r"fc\.weight_orig is 100000x100000, and stored with fewer numbers"):
+        fit(content, linear(), ANYWHERE)
+
+
+def test_a_small_file_that_unpacks_to_much_more_is_not_unpacked(tmp_path):
+    saved(tmp_path / "a.pt", {"state_dict": weights()})
+    with zipfile.ZipFile(tmp_path / "a.pt", "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/9", bytes(64 * 2**20))
+    with pytest.raises(CheckpointError, match="would unpack to 64 MiB"):
+        read_checkpoint(tmp_path / "a.pt", None, trust_pickle=False)

@@ -490,6 +490,17 @@ def build""",
     assert list(study.datasets("embedding/clip_dissect.h5")["checkpoints/name"]) == [b"epoch_1", b"epoch_3"]
 
 
+def test_links_to_their_own_folder_are_not_followed_for_ever(study):
+    for name in ("one", "two"):
+        (study.folder / "runs" / name).symlink_to(".")
+    hidden = study.folder / "runs" / ".old"
+    hidden.mkdir()
+    shutil.copy(study.checkpoint("epoch_1"), hidden / "epoch_0.pt")
+    study.edit("run", checkpoints="runs/**/*.pt")
+    assert study.cmon("activations").code == 0
+    assert made(study) == {"evidence.h5", *activations("epoch_1", "epoch_2", "epoch_3")}
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -107,6 +107,7 @@ HOMES = {
     "timm": {"models"},
     "safetensors": {"checkpoints", "encoders"},
     "numba": {"compiled"},
+    "threadpoolctl": {"threads"},
 }
 # What may be imported as a module is, since it is small or since all of cmon needs it.
 AT_ONCE = {"numpy", "scipy", "PIL", "pydantic", "h5py", "typer", "matplotlib"}

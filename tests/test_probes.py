@@ -332,11 +332,29 @@ def png(width, height):
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("size", [(2**31 - 1, 2**31 - 1), (100_000, 100_000), (10_000, 10_000)])
+@pytest.mark.parametrize("size", [(2**31 - 1, 2**31 - 1), (100_000, 100_000), (10_000, 10_000), (8_200, 8_200)])
 def test_an_image_of_enormous_size_is_refused_at_once(tmp_path, size):
     started = time.monotonic()
     unreadable(tmp_path, "x.png", png(*size), "more pixels than an image should")
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("size", [(1, 60_000), (60_000, 59)])
+def test_an_image_that_is_hardly_more_than_a_line_is_refused(tmp_path, size):
+    unreadable(tmp_path, "x.png", png(*size), "hardly more than a line")
+
+
+def test_an_image_that_resizing_would_make_enormous_is_an_error():
+    with pytest.raises(ValueError, match=r"is 16x12000, and would be resized to 4096x3072000"):
+        crop(Image.new("RGB", (16, 12_000)), Preprocess(resize=4096, crop=16))
+
+
+def test_a_file_that_is_too_large_for_an_image_is_neither_read_nor_hashed(tmp_path):
+    with (tmp_path / "x.png").open("wb") as file:
+        file.truncate(2**28 + 1)
+    for use in (lambda: opened(tmp_path).image(0), lambda: fingerprint(opened(tmp_path), tmp_path)):
+        with pytest.raises(ProbeError, match=r"x\.png: .*holds 256 MiB"):
+            use()
 
 
 def ramp(dtype, top):
@@ -452,6 +470,19 @@ def test_an_entry_that_claims_to_be_enormous_is_not_unpacked(tmp_path):
     packed.write_bytes(data)
     with pytest.raises(ProbeError, match=r"a\.png: unreadable image: unpacks to 1024 MiB"):
         opened(packed).image(0)
+
+
+def test_an_entry_that_is_no_image_by_its_size_is_not_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "p.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("a.png", bytes(300 * 2**20))
+    with pytest.raises(ProbeError, match=r"a\.png: unreadable image: unpacks to 300 MiB"):
+        opened(tmp_path / "p.zip").image(0)
+
+
+def test_a_pipe_in_place_of_a_probe_is_named_and_never_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "probe")
+    with pytest.raises(ProbeError, match="a pipe or a device"):
+        opened(tmp_path / "probe")
 
 
 def test_an_entry_that_unpacks_to_more_than_it_claims_is_refused(tmp_path):

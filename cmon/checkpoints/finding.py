@@ -51,12 +51,10 @@ def _files(place: Path, key: str) -> list[Path]:
         if not rest and not base.is_dir():
             return [base]
         patterns = [rest] if rest else [f"*{ending}" for ending in LOADERS]
-        found = [
-            base / match
-            for pattern in patterns
-            for match in glob.glob(pattern, root_dir=base, recursive=True)  # noqa: PTH207  # Path's finds hidden files
-        ]
-        files = [path for path in found if not (path.is_dir() or path.name.startswith("."))]
+        # Path's ** follows no links: two to their own folder would be followed for ever. It finds hidden files.
+        found = [path for pattern in patterns for path in base.glob(re.sub(r"\*\*$", "**/*", pattern))]
+        seen = [path for path in found if not any(part.startswith(".") for part in path.relative_to(base).parts)]
+        files = [path for path in seen if not path.is_dir()]
     except OSError as error:
         raise ConfigError(key, f"{one_line(place)}: {error.strerror}", "name a folder, a glob or files") from error
     files = [path for path in files if rest == path.name or path.suffix.lower() not in TEMPORARY]
@@ -68,9 +66,12 @@ def _files(place: Path, key: str) -> list[Path]:
 
 
 def _literal_part(place: Path) -> tuple[Path, str]:
-    """Split a path where it stops existing as written: names may hold brackets, only the rest is a glob."""
+    """Split a path where it stops existing as written: names may hold brackets, only the rest is a glob.
+
+    What is named *.pt is found by *.pt, and so are the others.
+    """
     base, parts = Path(place.anchor), list(place.parts[1:] if place.anchor else place.parts)
-    while parts and os.path.lexists(base / parts[0]):
+    while parts and not {"*", "?"} & {*parts[0]} and os.path.lexists(base / parts[0]):
         base /= parts.pop(0)
     return base, "/".join(parts)
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from cmon.detectors.similarity import Similarity
 from cmon.records import Evidence, FloatArray, Scores, blocks
+from cmon.threads import product
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,12 @@ def _column_cosines(first: FloatArray, second: FloatArray, cubed: bool, least_no
     square of a float32 overflows there.
     """
     means = [x.mean(axis=0, dtype=np.float64) if cubed else 0.0 for x in (first, second)]
-    product = np.zeros((first.shape[1], second.shape[1]))
+    sums = np.zeros((first.shape[1], second.shape[1]))
     squares = [np.zeros(first.shape[1]), np.zeros(second.shape[1])]
     for images in blocks(len(first), 32 * (first.shape[1] + second.shape[1])):
         left, right = first[images] - means[0], second[images] - means[1]
         left, right = (x * x * x if cubed else x.astype(np.float64) for x in (left, right))
-        product += left.T @ right
+        sums += product(left.T, right)
         squares = [total + np.square(x).sum(axis=0) for total, x in zip(squares, (left, right), strict=True)]
     norms = [np.maximum(np.sqrt(total), least_norm) for total in squares]
-    return (product / norms[0][:, None] / norms[1]).astype(np.float32)
+    return (sums / norms[0][:, None] / norms[1]).astype(np.float32)

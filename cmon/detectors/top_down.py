@@ -12,7 +12,7 @@ from cmon.detectors.kernels import rank_weights
 from cmon.detectors.similarity import Similarity
 from cmon.records import Evidence, FloatArray, IntArray, Scores, blocks
 from cmon.statistics import Draws
-from cmon.threads import in_threads
+from cmon.threads import in_threads, product
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -51,7 +51,7 @@ class TopDownCorrelation(Similarity):
 
     def null_scores(self, activations: FloatArray, evidence: Evidence, draws: Draws) -> FloatArray:
         """Return each unit's best score on permuted images, (U, P)."""
-        once, images = _once(activations), _centred(evidence)
+        once, images, words = _once(activations), _centred(evidence), evidence.concept_features.T
         weights, scale = self._weights(image_order(activations), once[0])
         weights *= scale[:, None]
         deviation = _deviations(evidence, once)[0]
@@ -59,7 +59,7 @@ class TopDownCorrelation(Similarity):
         null = np.empty((len(weights), len(draws.orders)), dtype=np.float32)
         for p, order in enumerate(draws.orders):
             moved[order] = images  # each to the image whose activations it is given
-            null[:, p] = (weights @ moved @ evidence.concept_features.T / deviation).max(axis=1)
+            null[:, p] = (product(product(weights, moved), words) / deviation).max(axis=1)
         return null
 
     def resampled_scores(self, activations: FloatArray, evidence: Evidence, draws: Draws) -> Iterator[FloatArray]:
@@ -74,13 +74,13 @@ class TopDownCorrelation(Similarity):
 
     def _scores(self, activations: FloatArray, evidence: Evidence, counts: IntArray) -> Iterator[FloatArray]:
         """Yield the scores in each of B resamples, by how often every image is there, (B, I)."""
-        order, images = image_order(activations), _centred(evidence)
+        order, images, words = image_order(activations), _centred(evidence), evidence.concept_features.T
         for count, deviation in zip(counts, _deviations(evidence, counts), strict=True):
             there = images[count > 0]
             weights, scale = self._weights(order, count)
             # Less what units with equal weights would give: images are centred as they are, not as in the resample.
             mean = count[count > 0].astype(np.float32) @ there * np.float32(self._weight(count).mean())
-            yield ((weights @ there - mean) * scale[:, None]) @ evidence.concept_features.T / deviation
+            yield product((product(weights, there) - mean) * scale[:, None], words) / deviation
 
     def _weights(self, order: IntArray, counts: IntArray) -> tuple[FloatArray, FloatArray]:
         """Weigh the images of a resample, in which image i is counts[i] times, by their ranks.
@@ -162,9 +162,9 @@ def _found_deviations(images: FloatArray, words: FloatArray, counts: IntArray) -
     share = (counts / counts.sum(axis=1, keepdims=True)).astype(np.float32)
     deviations = np.empty((len(counts), len(words)), dtype=np.float32)
     for some in blocks(len(words), 12 * len(images)):
-        cosines = images @ words[some].T
-        mean = share @ cosines
-        found = np.sqrt(np.maximum(share @ np.square(cosines) - np.square(mean), 0))
+        cosines = product(images, words[some].T)
+        mean = product(share, cosines)
+        found = np.sqrt(np.maximum(product(share, np.square(cosines)) - np.square(mean), 0))
         known = found > np.maximum(EQUAL_COSINES, EQUAL_COSINES_SHARE * np.abs(mean))
         deviations[:, some] = np.where(known, found, np.inf)
     return deviations

@@ -26,9 +26,11 @@ from cmon.records import (
     Units,
 )
 from cmon.stores import read_evidence, read_study, write_matches, write_study
+from cmon.threads import blas_in_one_thread
 from cmon.work import Options, Outcome, Progress, Stopwatch, is_due, making, provenance
 
 
+@blas_in_one_thread()
 def embed_study(plan: Plan, options: Options, progress: Progress) -> Outcome:
     """Make every detector's joint file where it is not current.
 

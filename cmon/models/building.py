@@ -1,5 +1,6 @@
 """Build a model, without weights, from its name in the config."""
 
+import errno
 import hashlib
 import importlib
 import importlib.util
@@ -15,13 +16,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from cmon.errors import USER_CODE_ERRORS, CmonError, ConfigError, ModelError, listing, nearest, one_line
-from cmon.fingerprint import Recipe, file_sha256
+from cmon.fingerprint import Recipe, file_sha256, file_status
 from cmon.torchvision_import import torchvision
 
 if TYPE_CHECKING:
     from torch import nn
 
 SOURCES_HINT = "write torchvision:NAME, timm:NAME, package.module:function or file.py:function"
+LARGEST_SOURCE_BYTES = 4 * 2**20
 PRETRAINED = ("pretrained", "weights", "weights_backbone", "pretrained_backbone", "checkpoint_path")
 
 
@@ -37,12 +39,12 @@ def model_recipe(source: str, arguments: dict[str, Any]) -> Recipe:
     place, _, function = source.rpartition(":")
     if place.endswith(".py"):
         try:
-            sha256 = file_sha256(Path(place))
+            sha256 = _source_sha256(Path(place))
         except OSError as error:
             raise _unreadable(place, error) from error
         return {"source": f"{Path(place).name}:{function}", "arguments": arguments, "sha256": sha256}
     file = _module_file(place) if place and source.partition(":")[0] not in MODELS else None
-    return {"source": source, "arguments": arguments} | ({"sha256": file_sha256(file)} if file else {})
+    return {"source": source, "arguments": arguments} | ({"sha256": _source_sha256(file)} if file else {})
 
 
 def build_model(source: str, arguments: dict[str, Any], seed: int = 0) -> "nn.Module":
@@ -234,6 +236,12 @@ def _unknown(source: str, name: str, known: Sequence[str]) -> ModelError:
     close = nearest(name, known, 5)
     hint = f"the nearest are {listing(close)}" if close else f"`{source.partition(':')[0]}` lists its models"
     return ModelError(source, "there is no model of this name", hint)
+
+
+def _source_sha256(file: Path) -> str:
+    if file_status(file).st_size > LARGEST_SOURCE_BYTES:
+        raise OSError(errno.EFBIG, "is too large to be Python code")
+    return file_sha256(file)
 
 
 def _unreadable(place: str, error: OSError) -> ModelError:

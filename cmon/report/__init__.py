@@ -22,6 +22,7 @@ from cmon.report.captions import low_prior, summary
 from cmon.report.views import metrics_of, view_of_detectors, view_of_run, view_of_runs
 from cmon.stores import read_evidence, read_matches, read_study
 from cmon.tables import csv_bytes, layers_table, units_table
+from cmon.threads import blas_in_one_thread
 from cmon.work import Options, Outcome, Progress, Stopwatch, is_due, making, provenance
 from cmon.workspace import State
 
@@ -55,6 +56,7 @@ class Sheet:
     tables: str = ""
 
 
+@blas_in_one_thread()
 def report_study(plan: Plan, options: Options, progress: Progress) -> Outcome:
     """Draw every figure of every run and detector, where the report is not current.
 
