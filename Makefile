@@ -42,8 +42,11 @@ statistics-check: install  ## false discoveries among noise units, and how often
 which-score: install  ## which score gives units their right word (trains 5 networks first: 20 minutes)
 	$(BIN)/python scripts/which_score.py
 
+# In as many processes as there are CPUs, one thread each.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8
+
 test: install  ## run the tests
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-slurm: install  ## run the tests that need a cluster, on a Slurm of their own (root on Debian; 5 minutes)
 	scripts/local_slurm.sh install
@@ -53,7 +56,7 @@ check: install  ## format, lint, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(PYTEST)
 
 faults: install  ## kill, fill, flip and mislead: nothing may be lost or wrong (15 minutes)
 	$(BIN)/python scripts/faults.py

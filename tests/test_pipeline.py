@@ -552,16 +552,6 @@ def test_files_of_killed_processes_are_swept_once_they_are_old(study):
     assert study.leftovers() == [young]
 
 
-def test_two_runs_at_once_make_one_whole_study(study, finished):
-    processes = [study.spawn("run") for _ in range(2)]
-    ends = [(process.communicate(timeout=60), process.returncode) for process in processes]
-    assert [code for _, code in ends] == [0, 0], ends
-    assert not study.leftovers()
-    assert study.cmon("status").code == 0
-    for name in activations(*EPOCHS) | {"embedding/clip_dissect.h5"}:
-        assert same(study.datasets(name), finished.datasets(name))
-
-
 def test_a_run_of_a_finished_study_is_quick_and_imports_no_torch(finished):
     times_s = []
     for _ in range(3):

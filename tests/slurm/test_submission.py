@@ -6,10 +6,8 @@ from pathlib import Path
 import pytest
 from cluster import Submission, slurm, stores, urgent_job
 from conftest import TinyStudy, save_checkpoint
+from test_faults import NAPPING
 
-NAPPING = """import os, time
-        time.sleep(float(os.environ.get("NAP", 0)))
-        return self.second"""
 NAMES = [f"epoch_{number:02}" for number in range(1, 11)]
 # What a job leaves to the commands that it starts, were it to be believed.
 INHERITED = {
