@@ -4,6 +4,7 @@ Nothing stays alive beside the jobs. Who labels waits for who records the same s
 all have ended, whether well or not, so that it can say what is missing.
 """
 
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from itertools import count
 from pathlib import Path
 from shlex import join, quote
 
+from cmon.errors import ConfigError
 from cmon.fingerprint import Json
 from cmon.h5 import unwritable, write_whole
 from cmon.manifest import Manifest, frozen_study
@@ -99,7 +101,14 @@ def prepare(plan: Plan, config: Path, shards: int, sbatch: Sequence[str], option
         shards: how many jobs share a stage; fewer where there are fewer units of work.
         sbatch: options for all jobs.
         options: of the stages.
+
+    Raises:
+        ConfigError: for an option that would break the chain.
+        CmonError: as `file_states`.
     """
+    for word in sbatch:
+        if re.match(r"--(array|dependency|wrap)\b|-[ad]", word):
+            raise ConfigError(word, "is for cmon to set: jobs are chained by it", "say --shards before the --")
     states = list(file_states(plan))
     due = missing_units(states)
     # Without evidence one share has to make it, even where no unit of work lacks anything.

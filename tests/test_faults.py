@@ -501,6 +501,17 @@ def test_links_to_their_own_folder_are_not_followed_for_ever(study):
     assert made(study) == {"evidence.h5", *activations("epoch_1", "epoch_2", "epoch_3")}
 
 
+def test_a_checkpoint_that_is_named_as_a_glob_hides_no_others(study):
+    shutil.copy(study.checkpoint("epoch_1"), study.folder / "runs" / "*.pt")
+    assert study.cmon("activations").code == 0
+    assert made(study) == {"evidence.h5", *activations("*", "epoch_1", "epoch_2", "epoch_3")}
+
+
+def test_a_models_file_that_is_no_code_is_not_read(study):
+    os.truncate(study.folder / "net.py", 2**40)
+    study.cmon("run").fails(2, "net.py", "too large to be Python code")
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -206,6 +206,15 @@ def test_jobs_of_a_chain_that_breaks_are_cancelled(study, slurm):
     assert slurm.calls[-1] == "scancel 41"
 
 
+@pytest.mark.parametrize(
+    "words", [["--array=0-9%2"], ["-a", "1"], ["-d1"], ["--dependency", "afterok:1"], ["--wrap=ls"]]
+)
+def test_an_option_that_would_break_the_chain_is_refused(study, slurm, words):
+    study.cmon("submit", "--", *words).fails(2, words[0], "for cmon to set")
+    assert slurm.calls == []
+    assert study.cmon("submit", "--", "--account=a", "--deadline=now", "-A", "d", "-p", "array").code == 0
+
+
 def test_without_slurm_one_line_says_so(study, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     study.cmon("submit").fails(1, "sbatch", "is not on this machine", "--shard")
