@@ -75,13 +75,14 @@ def _create(folder: Path) -> tuple[Path, BufferedWriter]:
 
 
 def _is_abandoned(path: Path) -> bool:
-    if time.time() - path.stat().st_mtime > ABANDONED_S:
-        return True
-    if not path.name.startswith(f".{_machine()}-"):
-        return False
-    with path.open("rb+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an OSError where it is being written, or cannot be told
-    return True
+    if path.name.startswith(f".{_machine()}-"):
+        with path.open("rb+") as file, suppress(OSError):  # where there are no locks
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+    return time.time() - path.stat().st_mtime > ABANDONED_S
 
 
 @cache
