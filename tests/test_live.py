@@ -144,9 +144,9 @@ def test_what_never_shows_is_missing_after_one_wait_for_all(study):
     assert study.cmon("activations").code == 0
     shutil.rmtree(study.workspace / "activations")
     start = time.monotonic()
-    result = study.cmon("dissect", "--wait", "2")
+    result = study.cmon("dissect", "--wait", "4")
     assert result.code == 3
-    assert 2 <= time.monotonic() - start < 6  # and not 2 s for each
+    assert 4 <= time.monotonic() - start < 11  # and not 4 s for each
     result = study.cmon("embed", "--wait", "0.1")
     result.fails(3, "3 of 3 checkpoints have no current labels: plain/epoch_1 (missing)")
 

@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -73,6 +74,12 @@ def spying(*words, on):
         f"import sys\nfrom cmon.cli import main\ntry:\n main()\nfinally:\n print([m for m in {on} if m in sys.modules])"
     )
     return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+
+
+def processor_s():
+    """Return the processor's seconds in processes that have ended: others beside them take none of these."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @pytest.fixture
@@ -555,9 +562,9 @@ def test_files_of_killed_processes_are_swept_once_they_are_old(study):
 def test_a_run_of_a_finished_study_is_quick_and_imports_no_torch(finished):
     times_s = []
     for _ in range(3):
-        start = time.monotonic()
+        start = processor_s()
         done = spying("run", str(finished.config), on=("torch", "torchvision", "umap", "open_clip", "sklearn"))
-        times_s.append(time.monotonic() - start)
+        times_s.append(processor_s() - start)
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[-1] == "[]"
     assert min(times_s) < 3
@@ -567,9 +574,9 @@ def test_a_run_of_a_finished_study_is_quick_and_imports_no_torch(finished):
 def test_help_is_quick_and_imports_nothing_heavy(words):
     times_s = []
     for _ in range(3):
-        start = time.monotonic()
+        start = processor_s()
         done = spying(*words, "--help", on=("torch", "h5py", "numpy", "matplotlib", "PIL", "scipy"))
-        times_s.append(time.monotonic() - start)
+        times_s.append(processor_s() - start)
         assert done.returncode == 0, done.stderr
         assert "Usage: cmon" in done.stdout
         assert done.stdout.splitlines()[-1] == "[]"
