@@ -501,6 +501,14 @@ def test_links_to_their_own_folder_are_not_followed_for_ever(study):
     assert made(study) == {"evidence.h5", *activations("epoch_1", "epoch_2", "epoch_3")}
 
 
+@pytest.mark.parametrize("places", ["runs/**", "runs/e**.pt", "runs/**/**/**/*.p*", "r*/***t", "deep/*/*/*.pt"])
+def test_a_glob_may_have_stars_in_any_place(study, places):
+    shutil.copytree(study.folder / "runs", study.folder / "deep/er/est")
+    study.edit("run", checkpoints=places)
+    assert study.cmon("activations").code == 0
+    assert made(study) == {"evidence.h5", *activations("epoch_1", "epoch_2", "epoch_3")}
+
+
 def test_a_checkpoint_that_is_named_as_a_glob_hides_no_others(study):
     shutil.copy(study.checkpoint("epoch_1"), study.folder / "runs" / "*.pt")
     assert study.cmon("activations").code == 0

@@ -52,7 +52,7 @@ def _files(place: Path, key: str) -> list[Path]:
             return [base]
         patterns = [rest] if rest else [f"*{ending}" for ending in LOADERS]
         # Path's ** follows no links: two to their own folder would be followed for ever. It finds hidden files.
-        found = [path for pattern in patterns for path in base.glob(re.sub(r"\*\*$", "**/*", pattern))]
+        found = [path for pattern in patterns for path in base.glob(_as_path_has_it(pattern))]
         seen = [path for path in found if not any(part.startswith(".") for part in path.relative_to(base).parts)]
         files = [path for path in seen if not path.is_dir()]
     except OSError as error:
@@ -63,6 +63,17 @@ def _files(place: Path, key: str) -> list[Path]:
         what = what if rest else f"the folder {one_line(place)} holds no {listing(LOADERS)}"
         raise NoCheckpointsError(key, what, "name a folder, a glob or files")
     return files
+
+
+def _as_path_has_it(pattern: str) -> str:
+    """Write a glob as pathlib takes it: ** is a whole part, once in a row, and finds folders; elsewhere it is a *."""
+    parts: list[str] = []
+    for part in pattern.split("/"):
+        if part != "**":
+            parts.append(re.sub(r"\*+", "*", part))
+        elif parts[-1:] != ["**"]:
+            parts.append(part)
+    return "/".join([*parts, "*"] if parts[-1] == "**" else parts)
 
 
 def _literal_part(place: Path) -> tuple[Path, str]:
