@@ -5,6 +5,7 @@ import io
 import json
 import os
 import sys
+import warnings
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -32,7 +33,7 @@ from cmon.arguments import (
     read_plan,
     read_shard,
 )
-from cmon.console import run_stage, say, say_failures
+from cmon.console import run_stage, say, say_failures, say_left, shown_progress
 from cmon.errors import CmonError, StaleInputError, one_line
 from cmon.signals import Stopped, ignore, listen
 
@@ -205,8 +206,7 @@ def submit(
     plan = read_plan(config)
     options = Options(device=device, trust_pickle=trust_pickle)
     submission = prepare(plan, config, shards, sbatch or (), options)
-    for reason in plan.left.values():
-        sys.stderr.write(f"left for the next time: {reason}\n")
+    say_left(plan.left, shown_progress(quiet=False))
     typer.echo(submission.text() if dry_run else json.dumps(submit_jobs(submission)))
     if plan.workspace.root.is_dir():
         plan.memory.save()
@@ -225,7 +225,7 @@ def status(config: ConfigArgument, missing: MissingOption = False, debug: DebugO
         typer.echo(f"{file.state.status:8} {file.name}" + (f"  ({file.state.reason})" if file.state.reason else ""))
     if plan.workspace.root.is_dir():
         plan.memory.save()
-    if not all(file.state.status in ("current", "left") for file in states):
+    if any(file.lacks for file in states):
         raise typer.Exit(StaleInputError.exit_code)
 
 
@@ -256,6 +256,8 @@ def schema() -> None:
 def main() -> NoReturn:
     """Run the command line; every mistake of a user's is one line, and the exit code tells which kind."""
     listen()
+    # Pillow's, which would be lines of their own; who decodes tells of it. Its class would take Pillow's import.
+    warnings.filterwarnings("error", "Image size .* exceeds limit")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be in no character set
     try:

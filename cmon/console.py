@@ -171,8 +171,7 @@ def run_stage(
         sys.stdout.write(f"{made}\n")
     for warning in dict.fromkeys(outcome.warnings):
         progress.line(f"warning: {warning}")
-    for reason in outcome.left.values():
-        progress.line(f"left for the next time: {reason}")
+    say_left(outcome.left, progress)
     counts = f"{len(outcome.made)} made, {outcome.current} current"
     counts += "".join(
         f", {len(some)} {what}" for what, some in (("left", outcome.left), ("failed", outcome.failed)) if some
@@ -182,6 +181,12 @@ def run_stage(
     for line in options.profile.lines(elapsed_s, peak_memory_mib()) if profile else ():
         progress.line(line)
     return outcome
+
+
+def say_left(left: dict[str, str], progress: Quiet) -> None:
+    """Say which checkpoints are left for the next time, and why, by unit of work."""
+    for reason in left.values():
+        progress.line(f"left for the next time: {reason}")
 
 
 def say_failures(outcomes: list[Outcome]) -> int:

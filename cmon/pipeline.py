@@ -33,7 +33,9 @@ def run_all(plan: "Plan", options: "Options", quiet: bool, profile: bool) -> "li
     from cmon.report import report_study
 
     recorded = run_stage("activations", record_activations, plan, options, quiet, profile)
-    if recorded.left.keys() - plan.left:  # some were written to while they were read
+    if (
+        recorded.left.keys() - plan.left
+    ):  # some were written to while they were read; what is left now is left to the end
         unread = frozenset(recorded.left)
         plan = replace(plan, roster=replace(plan.roster, unread=unread))
     labelled = run_stage("dissect", dissect_checkpoints, plan, options, quiet, profile)

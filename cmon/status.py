@@ -19,6 +19,11 @@ class FileState:
     state: State
     unit: str = ""
 
+    @property
+    def lacks(self) -> bool:
+        """Tell whether it is yet to be made; what waits for a checkpoint that is being written is not."""
+        return self.state.status not in ("current", "left")
+
 
 def file_states(plan: Plan) -> Iterator[FileState]:
     """Yield the state of every file that the study should have, in the order of the stages.
@@ -50,7 +55,7 @@ def file_states(plan: Plan) -> Iterator[FileState]:
 
 def missing_units(states: Iterable[FileState]) -> list[str]:
     """Name the units of work, as run/checkpoint, that lack a current file of their own; not those that are left."""
-    lacking = (file.unit for file in states if file.state.status not in ("current", "left"))
+    lacking = (file.unit for file in states if file.lacks)
     return [unit for unit in dict.fromkeys(lacking) if unit]
 
 

@@ -113,7 +113,7 @@ def prepare(plan: Plan, config: Path, shards: int, sbatch: Sequence[str], option
     due = missing_units(states)
     # Without evidence one share has to make it, even where no unit of work lacks anything.
     used = min(shards, max(len(due), 0 if plan.evidence.state().current else 1))
-    lacks = any(file.state.status not in ("current", "left") for file in states)
+    lacks = any(file.lacks for file in states)
     checkpoints: dict[str, dict[str, str]] = {run.name: {} for run in plan.study.run}
     for unit in plan.units:
         checkpoints[unit.run.name][unit.checkpoint.name] = str(Path(unit.where).absolute())

@@ -13,12 +13,16 @@ Exits with 1 where something was lost or wrong. Linux only.
 
 import argparse
 import json
+import os
 import random
 import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+# Before numpy is imported, which starts its threads at once: a process that has several cannot be forked.
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 from faulting import disks, flips, hostile, kills
 from faulting.running import cmon, forked, warm

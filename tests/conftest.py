@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import hypothesis
 import pytest
+from faulting.study import MODEL
 
 from cmon.checkpoints import unfinished
 
@@ -26,24 +27,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 IMAGES = 24
 WORDS = ("stripe", "dot", "wood", "stone", "dog", "cat", "car", "sky", "sea", "red", "green", "blue")
-MODEL = """
-import torch
-from torch import nn
-
-
-class Net(nn.Module):
-    def __init__(self, width):
-        super().__init__()
-        self.first = nn.Conv2d(3, 6, 3)
-        self.second = nn.Conv2d(6, width, 3)
-
-    def forward(self, x):
-        return self.second(torch.relu_(self.first(x)))
-
-
-def build(width=8):
-    return Net(width)
-"""
 
 
 class Result(NamedTuple):
@@ -118,6 +101,10 @@ class TinyStudy:
     def leftovers(self) -> list[Path]:
         """List the temporary files."""
         return [path for path in self.workspace.rglob("*") if path.name.startswith(".")]
+
+    def stores(self) -> dict[str, bytes]:
+        """Return the bytes of all HDF5 files by their place."""
+        return {path.relative_to(self.workspace).as_posix(): path.read_bytes() for path in self.workspace.rglob("*.h5")}
 
     def datasets(self, name: str) -> dict[str, Any]:
         """Read all datasets of one file but its provenance."""

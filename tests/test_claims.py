@@ -1,18 +1,12 @@
 """What the table of claims says of a difference, and how it counts units."""
 
-import sys
-from pathlib import Path
-
+import check_claims
 import numpy as np
 import pytest
+from check_claims import Finding, compared, count, plus_minus
 from test_tables import a_study
 
 from cmon.statistics.history import Sampled
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
-
-import check_claims
-from check_claims import Finding, compared, count, plus_minus
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from PIL import Image
 from sklearn.metrics import average_precision_score
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
 
 import concept_world  # noqa: E402
 import plant  # noqa: E402

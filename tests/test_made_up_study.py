@@ -1,12 +1,6 @@
-import sys
-from pathlib import Path
-
 import numpy as np
-from conftest import cmon
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
-
 from benchmarks.made_up import make
+from conftest import cmon
 
 from cmon.config import read_config
 from cmon.recipes import plan_study

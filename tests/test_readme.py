@@ -1,7 +1,6 @@
 import importlib
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,6 @@ import pytest
 from cmon.config import read_config
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
 
 
 def test_the_readmes_example_is_a_config(tmp_path):

@@ -147,10 +147,6 @@ def test_where_no_claim_can_be_written_there_is_nothing_to_wait_for(tmp_path):
 # Studies
 
 
-def stores(study):
-    return {path.relative_to(study.workspace): path.read_bytes() for path in study.workspace.rglob("*.h5")}
-
-
 def finish(*processes):
     for process in processes:
         _, err = process.communicate(timeout=120)
@@ -162,7 +158,7 @@ def test_two_runs_at_once_make_the_same_bytes(study, finished):
     change_model(finished, "return self.second", NAPPING)
     assert finished.cmon("run").code == 0
     finish(study.spawn("run", NAP="0.3"), study.spawn("run", NAP="0.3"))
-    assert stores(study) == stores(finished)
+    assert study.stores() == finished.stores()
     assert not study.leftovers()
 
 
@@ -171,7 +167,7 @@ def test_shards_that_are_started_twice_make_the_same_bytes(study, finished):
         finish(*(study.spawn(stage, "--shard", f"{shard}/2") for shard in (0, 1, 0, 1)))
     assert study.cmon("embed").code == 0
     assert study.cmon("report").code == 0
-    assert stores(study) == stores(finished)
+    assert study.stores() == finished.stores()
     assert not study.leftovers()
 
 
@@ -210,8 +206,8 @@ def test_every_stage_sweeps_what_a_kill_has_left(finished, stage):
 
 def test_equal_results_are_equal_files_and_how_they_were_made_lies_apart(study, finished):
     assert study.cmon("run", "--force").code == 0
-    assert stores(study) == stores(finished)
+    assert study.stores() == finished.stores()
     notes = {
         path.relative_to(study.workspace / "provenance") for path in (study.workspace / "provenance").rglob("*.json")
     }
-    assert notes == {path.with_suffix(".json") for path in stores(study)} | {Path("report.json")}
+    assert notes == {Path(name).with_suffix(".json") for name in study.stores()} | {Path("report.json")}

@@ -14,7 +14,6 @@ from torch import nn
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
-sys.path.insert(0, str(ROOT / "scripts"))
 
 import concept_world  # noqa: E402
 import train_lottery  # noqa: E402

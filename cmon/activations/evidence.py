@@ -33,9 +33,9 @@ def make_evidence(plan: Plan, options: Options, progress: Progress, outcome: Out
     Raises:
         CmonError: where it cannot be made.
     """
-    target = plan.evidence
-    if options.dry_run or (target.state().current and not options.force):
-        is_due("evidence", target.state(), options, progress, outcome)
+    state = plan.evidence.state()
+    if options.dry_run or (state.current and not options.force):
+        is_due("evidence", state, options, progress, outcome)
         return True
     place = plan.workspace.claim("evidence")
     if wait:

@@ -1,7 +1,6 @@
 """Images that are files of a folder or zip, decoded to RGB and cropped as a network sees them."""
 
 import io
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -23,8 +22,6 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 LARGEST_PIXELS = 2**26
 # The shorter side is what is resized: of a line, an ordinary `resize` makes billions of pixels.
 LONGEST_TO_SHORTEST = 1000
-# Pillow would only warn, in lines of its own, of what is larger still.
-warnings.simplefilter("error", Image.DecompressionBombWarning)
 Size: TypeAlias = tuple[int, int]
 UNREADABLE_HINT = 'mend or remove it, or set on_error = "skip" under [probe]'
 

@@ -51,9 +51,7 @@ def calls(canary: Path) -> dict[str, Calls]:
         "runpy.run_path": Calls(runpy.run_path, str(script)),
         "torch.hub": Calls(torch.hub.download_url_to_file, "file:///etc/hostname", path),
         "torch.save": Calls(torch.save, {}, path),
-        "torch.load": Calls(torch.load, str(script), None, None, weights_only=False)
-        if False
-        else Calls(torch.load, path),
+        "torch.load": Calls(torch.load, path),
         "numpy.save": Calls(np.save, path, [1]),
         "numpy.memmap": Calls(np.memmap, path, "uint8", "w+", 0, (1,)),
         "getattr": Calls(getattr, Calls(__import__, "os"), "system"),

@@ -74,9 +74,7 @@ class Ended:
 
 
 def warm() -> None:
-    """Import all that commands do, in one thread."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = "1"
+    """Import all that commands do; scripts/faults.py has told numerical libraries before to take one thread."""
     os.environ["MPLBACKEND"] = "agg"
     import cmon
     from cmon.torchvision_import import torchvision

@@ -30,7 +30,7 @@ class Net(nn.Module):
         self.second = nn.Conv2d(6, width, 3)
 
     def forward(self, x):
-        return self.second(torch.relu(self.first(x)))
+        return self.second(torch.relu_(self.first(x)))
 
 
 def build(width=8):

@@ -76,7 +76,3 @@ class Submission:
     def is_well(self) -> bool:
         """Tell whether all jobs were as they should be."""
         return {state for stage in self.jobs for state in self.facts(stage)} == {"COMPLETED"}
-
-
-def stores(study: TinyStudy) -> dict[str, bytes]:
-    return {path.relative_to(study.workspace).as_posix(): path.read_bytes() for path in study.workspace.rglob("*.h5")}

@@ -4,9 +4,9 @@ import time
 from pathlib import Path
 
 import pytest
-from cluster import Submission, slurm, stores, urgent_job
+from cluster import Submission, slurm, urgent_job
 from conftest import TinyStudy, save_checkpoint
-from test_faults import NAPPING
+from test_faults import NAPPING, activations
 
 NAMES = [f"epoch_{number:02}" for number in range(1, 11)]
 # What a job leaves to the commands that it starts, were it to be believed.
@@ -19,10 +19,6 @@ INHERITED = {
     "SLURM_ARRAY_TASK_ID": "2",
     "SLURM_CPUS_PER_TASK": "64",
 }
-
-
-def activations(*names):
-    return {f"activations/plain/{name}.h5" for name in names}
 
 
 def labels(*names):
@@ -60,7 +56,7 @@ def serial(ten: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, byt
     study = TinyStudy(Path(shutil.copytree(ten, tmp_path_factory.mktemp("serial") / "study")))
     result = study.cmon("run")
     assert result.code == 0, result.err
-    found = stores(study)
+    found = study.stores()
     assert found.keys() >= activations(*NAMES) | labels(*NAMES) | {"evidence.h5"}
     return found
 
@@ -114,7 +110,7 @@ def test_four_shards_make_what_one_process_makes(study, serial):
     slurm("scancel", "--batch", "--signal=USR1", submission.jobs["join"])  # as the user's own --signal would
     submission.wait()
     assert submission.is_well(), submission.log("")
-    assert stores(study) == serial
+    assert study.stores() == serial
     assert [len(submission.tasks(stage)) for stage in ("activations", "dissect", "join")] == [4, 4, 1]
     assert set(submission.facts("activations", "TimeLimit")) == {"00:05:00"}, "the cluster's own, and no inherited one"
     assert set(submission.facts("activations", "NumCPUs")) == {"1"}
@@ -131,7 +127,7 @@ def test_shards_that_are_started_twice_at_once_make_the_same(study, serial):
         assert submission.is_well(), submission.log("")
         assert "error:" not in submission.log("")
     assert submissions[0].folder != submissions[1].folder
-    assert stores(study) == serial
+    assert study.stores() == serial
     assert not study.leftovers()
 
 
@@ -147,14 +143,14 @@ def test_a_job_whose_config_has_changed_since_is_refused(study):
         told = [line for line in submission.log(stage).splitlines() if line.startswith("error:")]
         assert all("study.toml" in line and "pooling" in line for line in told), told
         assert told
-    assert stores(study) == {}
+    assert study.stores() == {}
 
 
 def test_a_unit_that_fails_holds_up_nothing_else_and_is_made_alone_once_mended(damaged, serial):
     study, submission = damaged
     submission.wait()
     others = [name for name in NAMES if name != "epoch_04"]
-    assert stores(study).keys() == {"evidence.h5"} | activations(*others) | labels(*others)
+    assert study.stores().keys() == {"evidence.h5"} | activations(*others) | labels(*others)
     assert submission.facts("activations") == ["COMPLETED"] * 3 + ["FAILED"]
     assert submission.facts("dissect") == ["COMPLETED"] * 3 + ["CANCELLED"]
     assert submission.facts("join", "ExitCode") == ["3:0"]
@@ -172,7 +168,7 @@ def test_a_unit_that_fails_holds_up_nothing_else_and_is_made_alone_once_mended(d
     assert again.is_well(), again.log("")
     changed = {name for name in study.changed(before) if name.endswith(".h5")}
     assert changed == serial.keys() - activations(*others) - labels(*others) - {"evidence.h5"}
-    assert stores(study) == serial
+    assert study.stores() == serial
 
 
 @pytest.mark.parametrize("warned", [False, True])
@@ -186,7 +182,7 @@ def test_a_cancelled_submission_ends_and_what_it_has_made_is_kept(study, serial,
     time.sleep(1)
     assert all(set(submission.facts(stage)) == {"CANCELLED"} for stage in submission.jobs)
     assert set(submission.facts("activations", "Restarts")) == {"0"}
-    found = stores(study)
+    found = study.stores()
     assert 2 <= len(made(study)) < len(NAMES)
     assert found == {name: serial[name] for name in found}
     assert not study.leftovers()
@@ -202,7 +198,7 @@ def test_a_preempted_shard_goes_on_where_it_was(study, serial):
     assert submission.is_well(), submission.log("")
     assert submission.facts("activations", "Restarts") == ["1"] * 2
     assert before.items() <= made(study).items()
-    assert stores(study) == serial
+    assert study.stores() == serial
     assert not study.leftovers()
 
 
@@ -212,7 +208,7 @@ def test_a_job_at_its_time_limit_requeues_itself(limited, serial):
     assert submission.is_well(), submission.log("")
     assert int(submission.facts("activations", "Restarts")[0]) >= 1
     assert "requeued" in submission.log("activations")
-    assert stores(study) == serial
+    assert study.stores() == serial
     assert not study.leftovers()
 
 
