@@ -45,11 +45,19 @@ def _expanded(text: str) -> str:
 
 
 def _source(value: object, info: ValidationInfo) -> object:
-    """Resolve the path within `file.py:function` and `local-dir:folder`; other names stay as they are."""
+    """Resolve the path within `file.py:function`, `local-dir:folder` and `transformers:folder`.
+
+    Other names stay as they are, such as one of the Hugging Face hub, which looks like a folder that does not exist.
+    """
     if not isinstance(value, str):
         return value
     if value.startswith("local-dir:"):
         return f"local-dir:{_path(value.removeprefix('local-dir:'), info)}"
+    if value.startswith("transformers:"):
+        name = value.removeprefix("transformers:")
+        path = _path(name, info)
+        is_path = name.startswith(("./", "../", "/", "~", "$")) or (isinstance(path, Path) and path.exists())
+        return f"transformers:{path if is_path else _expanded(name)}"
     if _expanded(value).rpartition(":")[0].endswith(".py"):
         return str(_path(value, info))
     return _expanded(value)

@@ -1,5 +1,6 @@
 """Untrained networks beside a run's checkpoints: drawn by their seeds, under the same test, never among them."""
 
+import importlib.util
 import json
 import random
 import shutil
@@ -14,6 +15,7 @@ from PIL import Image
 from test_network_dissection import make_broden
 from test_pipeline import EPOCHS, activations, labels, results, same
 
+from cmon.models import build_model
 from cmon.stores import read_study
 
 # Rows of the model as it is drawn by the seeds 0, 1, 2.
@@ -50,6 +52,11 @@ def recipe(path):
 
 def values(study, name, layer="second", run=BASELINE):
     return study.datasets(f"activations/{run}/{name}.h5")[f"layers/{layer}/mean"]
+
+
+def shown_images(study):
+    paths = sorted((study.folder / "images").iterdir())
+    return torch.stack([torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1) / 255 for path in paths])
 
 
 def write_model(study, text, **arguments):
@@ -158,9 +165,7 @@ def test_it_is_the_network_that_its_own_function_draws(recorded):
     with torch.random.fork_rng(), torch.inference_mode():
         torch.manual_seed(1)
         net = space["build"]()
-        paths = sorted((recorded.folder / "images").iterdir())
-        images = torch.stack([torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1) / 255 for path in paths])
-        expected = net(images).mean((2, 3)).numpy()
+        expected = net(shown_images(recorded)).mean((2, 3)).numpy()
     np.testing.assert_allclose(values(recorded, "random-init-1"), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -226,6 +231,32 @@ def test_another_text_of_the_models_file_is_noticed(recorded):
     (recorded.folder / "net.py").write_text(MODEL.replace("torch.relu_", "torch.tanh"))
     assert recorded.cmon("activations", "--checkpoint", "random-init-0").code == 0
     assert recorded.changed(before) == untrained("random-init-0")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="an optional package")
+def test_a_folder_of_transformers_has_its_baseline_beside_its_checkpoints(asking):
+    """Its own files are the oracle: what its classes compute by themselves, for each patch."""
+    shape = {"image_size": 16, "patch_size": 4, "hidden_size": 12, "num_hidden_layers": 1}
+    config = {"model_type": "vit", **shape, "num_attention_heads": 2, "intermediate_size": 20}
+    (asking.folder / "vit").mkdir()
+    (asking.folder / "vit/config.json").write_text(json.dumps(config))
+    source = f"transformers:{asking.folder / 'vit'}"
+    shutil.rmtree(asking.folder / "runs")
+    (asking.folder / "runs").mkdir()
+    nets = {"epoch_1": build_model(source, {}, 8), "random-init-0": build_model(source, {}, 0)}
+    torch.save(nets["epoch_1"].state_dict(), asking.checkpoint("epoch_1"))
+    layer = "vit.layers.0.mlp.activation_fn"
+    asking.edit("run", model="transformers:vit", layers=[layer], tokens="patches", baseline_seeds=1)
+    result = asking.cmon("activations")
+    assert result.code == 0, result.err
+    assert results(asking) == {"evidence.h5"} | activations("epoch_1") | untrained("random-init-0")
+    for name, net in nets.items():
+        kept = []
+        net.get_submodule(layer).register_forward_hook(lambda module, inputs, output, kept=kept: kept.append(output))
+        with torch.inference_mode():
+            net(shown_images(asking))
+        recorded = values(asking, name, layer, "plain" if name == "epoch_1" else BASELINE)
+        np.testing.assert_allclose(recorded, kept[0][:, 1:].mean(1), atol=1e-6)
 
 
 def test_the_random_numbers_of_the_process_are_left_as_they_were(asking):

@@ -1,3 +1,5 @@
+import importlib.util
+import json
 import random
 import subprocess
 import sys
@@ -6,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter
 from torch import nn
 
 from cmon.errors import ConfigError, ModelError
 from cmon.fingerprint import file_sha256
-from cmon.models import build_model, check_random, model_recipe, select_layers
+from cmon.models import build_model, check_random, model_recipe, saved_names, select_layers
+from cmon.paths import Source
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -330,13 +334,16 @@ def test_a_module_that_cannot_be_found_has_a_recipe_without_hash():
     assert model_recipe("absent.module:build", {}) == {"source": "absent.module:build", "arguments": {}}
 
 
-def test_a_recipe_imports_neither_torch_nor_the_module():
+def test_a_recipe_imports_neither_torch_nor_the_module(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
     program = (
         "import sys; from cmon.models import model_recipe; r = model_recipe('torch.nn.functional:relu', {});"
-        "print('torch' in sys.modules, 'sha256' in r)"
+        "s = model_recipe(f'transformers:{sys.argv[1]}', {});"
+        "print('torch' in sys.modules, 'transformers' in sys.modules, 'sha256' in r, 'sha256' in s)"
     )
-    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert finished.stdout.split() == ["False", "True"]
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert finished.stdout.split() == ["False", "False", "True", "True"]
 
 
 def test_the_users_file_of_the_real_run_builds():
@@ -344,6 +351,291 @@ def test_the_users_file_of_the_real_run_builds():
     model = build_model(f"{file}:build", {})
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
     assert select_layers(model, ["layer?"]) == ("layer1", "layer2", "layer3")
+
+
+# Models of transformers
+
+needs_transformers = pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="an optional package")
+VIT = {
+    "model_type": "vit",
+    "architectures": ["ViTForImageClassification"],
+    "image_size": 16,
+    "patch_size": 4,
+    "hidden_size": 12,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 20,
+    "id2label": {"0": "cat", "1": "dog", "2": "car"},
+    "label2id": {"cat": 0, "dog": 1, "car": 2},
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Write a folder's config.json; return the model's source."""
+
+    def write(text=None, name="checkpoint-500", **changes):
+        place = tmp_path / name
+        place.mkdir(parents=True, exist_ok=True)
+        config = {key: value for key, value in (VIT | changes).items() if value is not None}
+        (place / "config.json").write_text(json.dumps(config) if text is None else text)
+        return f"transformers:{place}"
+
+    return write
+
+
+@needs_transformers
+def test_a_folder_of_transformers_is_built_as_its_config_says(folder):
+    model = build_model(folder(), {})
+    assert type(model).__name__ == "ViTForImageClassification"
+    assert model.classifier.out_features == 3
+    assert model.vit.layers[0].mlp.fc1.weight.shape == (20, 12)
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+@needs_transformers
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"architectures": ["MyOwnViT", "ViTModel"]}, "ViTModel"),
+        ({"architectures": ["AutoConfig", "pipeline", "ViTMAEModel"], "model_type": "vit_mae"}, "ViTMAEModel"),
+        ({"architectures": None}, "ViTForImageClassification"),
+        ({"architectures": ["Trainer"]}, "ViTForImageClassification"),
+        ({"architectures": None, "model_type": "siglip_vision_model"}, "SiglipVisionModel"),
+    ],
+)
+def test_the_first_class_that_is_a_model_of_transformers_is_built(folder, changes, expected):
+    assert type(build_model(folder(**changes), {})).__name__ == expected
+
+
+@needs_transformers
+def test_a_seed_decides_a_model_of_transformers(folder):
+    source = folder()
+    first, again, other = (build_model(source, {}, seed).state_dict() for seed in (5, 5, 6))
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+    assert not torch.equal(first["classifier.weight"], other["classifier.weight"])
+
+
+@needs_transformers
+def test_arguments_replace_keys_of_the_config(folder):
+    model = build_model(folder(), {"num_labels": 7, "hidden_act": "relu", "image_size": [16, 24]})
+    assert model.classifier.out_features == 7
+    assert isinstance(model.vit.layers[0].mlp.activation_fn, nn.ReLU)
+    assert model(torch.zeros(1, 3, 16, 24)).logits.shape == (1, 7)
+
+
+@needs_transformers
+def test_a_key_that_has_another_name_too_is_replaced(folder):
+    swin = {"model_type": "swin", "architectures": None, "num_hidden_layers": None, "embed_dim": 8, "depths": [1, 1]}
+    source = folder(**swin, num_attention_heads=[2, 4])
+    assert build_model(source, {}).config.num_heads == [2, 4]
+    for name in ("num_heads", "num_attention_heads"):
+        assert build_model(source, {name: [4, 8]}).config.num_heads == [4, 8]
+
+
+@needs_transformers
+@pytest.mark.parametrize("stated", [{"dtype": "bfloat16"}, {"torch_dtype": "float16"}])
+def test_a_model_of_transformers_is_in_float32_however_it_was_saved(folder, stated):
+    model = build_model(folder(**stated), {})
+    assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
+
+
+@needs_transformers
+@pytest.mark.parametrize("key", ["num_lables", "dtype", "_name_or_path", "model_type", "attn_implementation"])
+def test_an_argument_that_is_no_key_of_the_config_is_an_error(folder, key):
+    with pytest.raises(ConfigError, match=f"model_args.{key} is no key of a vit config") as caught:
+        build_model(folder(), {key: "x"})
+    assert caught.value.hint
+    assert key != "num_lables" or "num_labels" in caught.value.hint
+
+
+@needs_transformers
+def test_as_many_labels_as_are_asked_for_or_an_error(folder):
+    timm = {"model_type": "timm_wrapper", "architecture": "resnet10t", "num_classes": 5, "id2label": None}
+    source = folder(**timm, architectures=None, pretrained_cfg={"input_size": [3, 32, 32]})
+    with pytest.raises(ConfigError, match="num_labels has no effect on a timm_wrapper config: there are 5"):
+        build_model(source, {"num_labels": 4})
+
+
+@needs_transformers
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        ({"pretrained": True}, "asks for weights"),
+        ({"num_labels": "ten"}, "TypeError"),
+        ({"hidden_size": "x"}, "got str"),
+    ],
+)
+def test_arguments_that_make_no_model_of_transformers_are_an_error(folder, arguments, what):
+    with pytest.raises(ConfigError, match=what) as caught:
+        build_model(folder(), arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_code_that_a_config_names_is_never_run(folder, tmp_path):
+    source = folder(auto_map={"AutoModel": "own.Own"})
+    (tmp_path / "checkpoint-500/own.py").write_text("raise SystemExit('run')")
+    with pytest.raises(ModelError, match="Python code of its own") as caught:
+        build_model(source, {})
+    assert "file.py:function" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("[]", "has no model_type"),
+        ("{}", "has no model_type"),
+        ('{"model_type": 3}', "has no model_type"),
+    ],
+)
+def test_a_config_that_is_none_is_an_error(folder, text, what):
+    with pytest.raises(ModelError, match=what) as caught:
+        build_model(folder(text), {})
+    assert caught.value.hint
+
+
+@needs_transformers
+def test_an_unknown_kind_of_model_lists_the_nearest(folder):
+    with pytest.raises(ModelError, match="knows no model_type convnet") as caught:
+        build_model(folder(model_type="convnet"), {})
+    assert "convnext" in caught.value.hint
+
+
+@pytest.mark.parametrize("use", [build_model, model_recipe])
+def test_a_folder_without_a_config_says_where_one_is(folder, tmp_path, use):
+    folder(name="run/checkpoint-500")
+    with pytest.raises(ModelError, match="holds no config") as caught:
+        use(f"transformers:{tmp_path}/run", {})
+    assert caught.value.hint == "one is in checkpoint-500"
+    with pytest.raises(ModelError, match="there is no such folder"):
+        use(f"transformers:{tmp_path}/absent", {})
+    with pytest.raises(ModelError, match="is a file"):
+        use(f"transformers:{tmp_path}/run/checkpoint-500/config.json", {})
+    (tmp_path / "run/config.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ModelError, match="is not text"):
+        use(f"transformers:{tmp_path}/run", {})
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Return a cache of the Hugging Face hub that holds somebody/vit."""
+    from huggingface_hub import constants
+
+    cache = tmp_path / "hub"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    for name, text in {"refs/main": "c0ffee", "snapshots/c0ffee/config.json": json.dumps(VIT)}.items():
+        file = cache / "models--somebody--vit" / name
+        file.parent.mkdir(parents=True)
+        file.write_text(text)
+    return cache
+
+
+@needs_transformers
+def test_a_name_of_the_hub_is_looked_up_in_its_cache(hub):
+    assert build_model("transformers:somebody/vit", {}).classifier.out_features == 3
+    recipe = model_recipe("transformers:somebody/vit", {})
+    assert recipe["source"] == "transformers:somebody/vit"
+    assert recipe["sha256"] == file_sha256(hub / "models--somebody--vit/snapshots/c0ffee/config.json")
+
+
+@pytest.mark.parametrize("use", [build_model, model_recipe])
+def test_a_name_that_was_never_downloaded_is_an_error(hub, use):
+    with pytest.raises(ModelError, match="nothing is downloaded") as caught:
+        use("transformers:somebody/else", {})
+    assert str(hub) in str(caught.value)
+    assert "hf download somebody/else config.json" in caught.value.hint
+    for wrong in ("", "a/b/c", "two words"):
+        with pytest.raises(ModelError, match="neither a folder nor a name"):
+            use(f"transformers:{wrong}", {})
+
+
+@needs_transformers
+def test_transformers_is_kept_silent_and_off_the_internet(folder, monkeypatch, capfd):
+    import logging
+
+    from huggingface_hub import constants
+
+    source = folder()
+    build_model(source, {})
+    import transformers
+
+    seen = []
+    plain = transformers.ViTForImageClassification._from_config
+
+    def loud(*arguments, **options):
+        seen.append(constants.HF_HUB_OFFLINE)
+        transformers.logging.get_logger("transformers.models").error("an error that is logged")
+        return plain(*arguments, **options)
+
+    monkeypatch.setattr(transformers.ViTForImageClassification, "_from_config", loud)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    build_model(source, {})
+    assert seen == [True]
+    assert constants.HF_HUB_OFFLINE is False
+    assert logging.root.manager.disable == logging.NOTSET
+    assert capfd.readouterr() == ("", "")
+
+
+def test_without_transformers_an_error_names_what_installs_it(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ModelError, match="needs the package transformers, which is not installed") as caught:
+        build_model(folder(), {})
+    assert caught.value.hint == "pip install 'concept-monitor[transformers]'"
+
+
+def test_a_folders_recipe_is_its_name_and_its_config(folder):
+    first, second = (folder(name=f"{place}/checkpoint-500") for place in "ab")
+    recipe = model_recipe(first, {"num_labels": 2})
+    assert recipe == model_recipe(second, {"num_labels": 2})
+    assert recipe["source"] == "transformers:checkpoint-500"
+    assert recipe["arguments"] == {"num_labels": 2}
+    assert model_recipe(folder(hidden_act="relu"), {"num_labels": 2})["sha256"] != recipe["sha256"]
+
+
+@needs_transformers
+@pytest.mark.parametrize(
+    "changes", [{}, {"model_type": "convnext", "architectures": None}, {"model_type": "beit", "architectures": None}]
+)
+def test_what_transformers_saves_fits_its_model_by_the_saved_names(folder, tmp_path, changes):
+    from safetensors.torch import load_file
+
+    model = build_model(folder(**changes), {})
+    model.save_pretrained(tmp_path / "saved")
+    saved, names = load_file(tmp_path / "saved/model.safetensors"), saved_names(model)
+    renamed = {names.get(name, name): value for name, value in saved.items()}
+    expected = model.state_dict()
+    assert renamed.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in renamed.items())
+    assert names.keys() <= saved.keys()
+    assert all(name != own for name, own in names.items())
+
+
+def test_only_transformers_has_other_names_in_files(module_file):
+    assert saved_names(build_model("timm:resnet10t", {})) == {}
+    assert saved_names(build_model(f"{module_file(NET)}:build", {})) == {}
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("transformers:runs/checkpoint-500", "transformers:{folder}/runs/checkpoint-500"),
+        ("transformers:./runs/checkpoint-900", "transformers:{folder}/runs/checkpoint-900"),
+        ("transformers:$PLACE/checkpoint-900", "transformers:/data/checkpoint-900"),
+        ("transformers:~/checkpoint-900", "transformers:/home/somebody/checkpoint-900"),
+        ("transformers:/data/../checkpoint-900", "transformers:/checkpoint-900"),
+        ("transformers:google/vit-base-patch16-224", "transformers:google/vit-base-patch16-224"),
+        ("transformers:runs/checkpoint-900", "transformers:runs/checkpoint-900"),
+    ],
+)
+def test_a_folder_starts_at_the_configs_and_other_names_stay(tmp_path, monkeypatch, written, read):
+    monkeypatch.setenv("PLACE", "/data")
+    monkeypatch.setenv("HOME", "/home/somebody")
+    (tmp_path / "runs/checkpoint-500").mkdir(parents=True)
+    found = TypeAdapter(Source).validate_python(written, context={"folder": tmp_path})
+    assert found == read.format(folder=tmp_path)
 
 
 def network():

@@ -4,38 +4,39 @@ import errno
 import hashlib
 import importlib
 import importlib.util
-import inspect
 import random
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from cmon.errors import USER_CODE_ERRORS, CmonError, ConfigError, ModelError, listing, nearest, one_line
+from cmon.errors import ModelError, listing, nearest, one_line
 from cmon.fingerprint import Recipe, file_sha256, file_status
+from cmon.models.huggingface import TRANSFORMERS, transformers_model, transformers_recipe
+from cmon.models.zoos import build_errors, timm_model, torchvision_model
 from cmon.torchvision_import import torchvision
 
 if TYPE_CHECKING:
     from torch import nn
 
-SOURCES_HINT = "write torchvision:NAME, timm:NAME, package.module:function or file.py:function"
+SOURCES_HINT = "write torchvision:NAME, timm:NAME, transformers:FOLDER, package.module:function or file.py:function"
 LARGEST_SOURCE_BYTES = 4 * 2**20
-PRETRAINED = ("pretrained", "weights", "weights_backbone", "pretrained_backbone", "checkpoint_path")
 
 
 def model_recipe(source: str, arguments: dict[str, Any]) -> Recipe:
-    """Say what a model is made of, without importing anything: its name, arguments and the user's file.
+    """Say what a model is made of, without importing it: its name, arguments and the user's file.
 
     A file goes in by its name and sha256, not its folder, so that a project can move. Files that it imports
-    in turn are not seen.
+    in turn are not seen. Of a folder of transformers it is the file that describes the network.
 
     Raises:
-        ModelError: where a file.py cannot be read.
+        ModelError: where a file.py or a folder's config.json cannot be read.
     """
+    if source.startswith(TRANSFORMERS):
+        return transformers_recipe(source.removeprefix(TRANSFORMERS), arguments)
     place, _, function = source.rpartition(":")
     if place.endswith(".py"):
         try:
@@ -51,7 +52,8 @@ def build_model(source: str, arguments: dict[str, Any], seed: int = 0) -> "nn.Mo
     """Build a model on the CPU, in evaluation mode, without gradients and without anyone's weights.
 
     Args:
-        source: torchvision:NAME, timm:NAME, package.module:function or /path/file.py:function.
+        source: torchvision:NAME, timm:NAME, transformers:/path/folder or transformers:NAME, package.module:function
+            or /path/file.py:function.
         arguments: keyword arguments of that model or function.
         seed: of its random initialisation, of which a checkpoint leaves nothing.
 
@@ -80,38 +82,10 @@ def draw_model(source: str, arguments: dict[str, Any], seed: int) -> "nn.Module"
     return model
 
 
-def torchvision_model(name: str, arguments: dict[str, Any]) -> "nn.Module":
-    """Build a model of torchvision's zoo, without weights."""
-    arguments = _without_pretrained(f"torchvision:{name}", arguments)
-    models = torchvision().models
-    if name not in models.list_models():
-        raise _unknown(f"torchvision:{name}", name, models.list_models())
-    # Detection and segmentation models fetch a backbone's weights unless they are told not to.
-    parameters = inspect.signature(models.get_model_builder(name)).parameters
-    backbone = {"weights_backbone": None} if "weights_backbone" in parameters else {}
-    with build_errors(f"torchvision:{name}"), warnings.catch_warnings():
-        # GoogLeNet and Inception warn that their initialisation will change: it is replaced anyway.
-        warnings.simplefilter("ignore", FutureWarning)
-        model: nn.Module = models.get_model(name, weights=None, **backbone, **arguments)
-    return model
-
-
-def timm_model(name: str, arguments: dict[str, Any]) -> "nn.Module":
-    """Build a model of timm, without weights; a name on the Hugging Face hub would need the internet."""
-    arguments = _without_pretrained(f"timm:{name}", arguments)
-    torchvision()
-    import timm
-
-    if ":" in name or not timm.is_model(name):
-        raise _unknown(f"timm:{name}", name, timm.list_models())
-    with build_errors(f"timm:{name}"):
-        model: nn.Module = timm.create_model(name, pretrained=False, **arguments)
-    return model
-
-
 MODELS: dict[str, Callable[[str, dict[str, Any]], "nn.Module"]] = {
     "torchvision": torchvision_model,
     "timm": timm_model,
+    "transformers": transformers_model,
 }
 
 
@@ -208,34 +182,6 @@ def _seeded(seed: int) -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(legacy)
-
-
-@contextmanager
-def build_errors(source: str, what: str = "cannot be built") -> Iterator[None]:
-    """Turn what a model's code raises into a ModelError of one line; ours pass."""
-    try:
-        yield
-    except CmonError:
-        raise
-    except USER_CODE_ERRORS as error:
-        reason = f"{type(error).__name__}: {one_line(error, 200)}".removesuffix(": ")
-        hint = "check model_args" if isinstance(error, TypeError) else "mend the model's code or its model_args"
-        raise ModelError(source, f"{what}: {reason}", hint) from error
-
-
-def _without_pretrained(source: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Leave out the arguments that say that no weights are wanted, and refuse those that want some."""
-    for name in PRETRAINED:
-        if arguments.get(name):
-            what = f"model_args.{name} asks for weights, which the checkpoints bring"
-            raise ConfigError(source, what, f"leave {name} out: nothing is downloaded")
-    return {name: value for name, value in arguments.items() if name not in PRETRAINED}
-
-
-def _unknown(source: str, name: str, known: Sequence[str]) -> ModelError:
-    close = nearest(name, known, 5)
-    hint = f"the nearest are {listing(close)}" if close else f"`{source.partition(':')[0]}` lists its models"
-    return ModelError(source, "there is no model of this name", hint)
 
 
 def _source_sha256(file: Path) -> str:

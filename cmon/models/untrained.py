@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cmon.errors import ModelError, listing
-from cmon.models.building import MODELS, build_errors, draw_model
+from cmon.models.building import MODELS, draw_model
+from cmon.models.zoos import build_errors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,8 +25,8 @@ def check_random(source: str, arguments: dict[str, Any]) -> None:
     more dimensions, may be equal under both seeds: it would be pretrained, or fixed. Three kinds may be equal: those
     that are filled with one number, as normalisation, gates and class tokens often begin; those that the function
     has frozen and that belong to no layer of torch which draws its weights, such as sine-cosine positions; and those
-    of torchvision and timm, whose models are built without anyone's weights, but some, such as ConViT, begin with
-    numbers that are fixed by design. Some weight must differ in every case.
+    of torchvision, timm and transformers, whose models are built without anyone's weights, but some, such as ConViT,
+    begin with numbers that are fixed by design. Some weight must differ in every case.
 
     Raises:
         ModelError: naming what is equal under two seeds, or differs under one.
@@ -81,7 +82,7 @@ def _weights(source: str, model: "nn.Module") -> "dict[str, Tensor]":
     return {
         name: value.detach()
         for name, value in model.named_parameters()
-        if value.ndim > 1 and value.dtype.is_floating_point and (value != value.flatten()[:1]).any()
+        if value.ndim > 1 and value.numel() and value.dtype.is_floating_point and (value != value.flatten()[0]).any()
     }
 
 

@@ -1,13 +1,16 @@
 """What a layer puts out, read as units: which axis counts them, and which say where in the image."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from cmon.recording.patches import Patches
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Pooling: TypeAlias = Literal["mean", "max"]
-Tokens: TypeAlias = Literal["class", "mean"]
+Tokens: TypeAlias = Literal["class", "mean", "patches"]
 
 
 class NoUnitsError(Exception):
@@ -25,12 +28,14 @@ class Output:
     Args:
         kind: of the values: columns (n, U), a map (n, U, h, w), a series (n, U, t), or tokens (n, t, U).
         values: as the kind says, a view of the output itself.
-        image: height and width of the images.
+        patches: of the same pass, where tokens have their places.
+        units_last: did a map have its units last.
     """
 
     kind: Literal["columns", "map", "series", "tokens"]
     values: "Tensor"
-    image: tuple[int, int]
+    patches: Patches
+    units_last: bool = False
 
     def pooled(self, pooling: Pooling, tokens: Tokens) -> "Tensor":
         """Reduce to (n, U) float32 of its own memory, without ever making a float32 copy of a map."""
@@ -40,11 +45,7 @@ class Output:
         if self.kind == "columns":
             return values.to(torch.float32, copy=True)
         if self.kind == "tokens":
-            if tokens == "mean":
-                return values.mean(1, dtype=torch.float32)
-            if values.shape[1] in _grids(self.image):
-                raise NoUnitsError("a grid of patches without a class token", 'set the run\'s tokens = "mean"')
-            return values[:, 0].to(torch.float32, copy=True)
+            return self._pooled_tokens(pooling, tokens)
         axes = (2, 3) if self.kind == "map" else (2,)
         return values.amax(axes).float() if pooling == "max" else values.mean(axes, dtype=torch.float32)
 
@@ -52,16 +53,43 @@ class Output:
         """View as (n, U, h, w) float32: columns are one position, and tokens before the patches have no place."""
         if self.kind == "columns":
             return self.values[:, :, None, None].float()
-        if self.kind == "tokens":
-            grids = _grids(self.image)
-            for before in (0, 1):  # without a class token, and with one
-                if grid := grids.get(self.values.shape[1] - before):
-                    images, _, units = self.values.shape
-                    return self.values[:, before:].mT.reshape(images, units, *grid).float()
-        if self.kind != "map":
+        if self.kind == "map":
+            return self.values.float()
+        place = self.patches.find(self.values.shape[1]) if self.kind == "tokens" else None
+        if place is None or place.grid is None:
             what = "whose positions have no place in the image, so that no mask can be compared with them"
-            raise NoUnitsError(what, "leave the layer out, or leave network_dissection out")
-        return self.values.float()
+            unset = "set the run's prefix_tokens, " if self.kind == "tokens" and self.patches.given is None else ""
+            raise NoUnitsError(what, f"{unset}leave the layer out, or leave network_dissection out")
+        images, _, units = self.values.shape
+        return self.values[:, place.prefix :].mT.reshape(images, units, *place.grid).float()
+
+    @property
+    def prefix_tokens(self) -> int | None:
+        """How many tokens come before the patches; None for what is not tokens, or where it cannot be told."""
+        place = self.patches.find(self.values.shape[1]) if self.kind == "tokens" else None
+        return place.prefix if place else None
+
+    def _pooled_tokens(self, pooling: Pooling, tokens: Tokens) -> "Tensor":
+        import torch
+
+        values, prefix, count = self.values, self.prefix_tokens, self.values.shape[1]
+        if tokens == "mean":
+            return values.mean(1, dtype=torch.float32)
+        if tokens == "class":
+            if self.patches.lacks_class_token(count):
+                unknown = ", or its prefix_tokens" if prefix is None else ""
+                hint = f'set the run\'s tokens = "mean" or "patches"{unknown}'
+                before = f"{prefix} registers and " if prefix else ""
+                raise NoUnitsError(f"{before}a grid of patches without a class token", hint)
+            return values[:, 0].to(torch.float32, copy=True)
+        if prefix is None and self.patches.given is not None:
+            what = f"{count} tokens, of which none is left after prefix_tokens = {self.patches.given}"
+            raise NoUnitsError(what, 'leave the layer out, or set the run\'s tokens = "class" or "mean"')
+        if prefix is None:
+            what = f"{count} tokens, of which it is not known which are patches"
+            raise NoUnitsError(what, "set the run's prefix_tokens, how many tokens come before the patches")
+        values = values[:, prefix:]
+        return values.amax(1).float() if pooling == "max" else values.mean(1, dtype=torch.float32)
 
 
 @dataclass
@@ -70,9 +98,11 @@ class Outputs:
 
     Args:
         may_be_channels_last: can a layer that is none of torch's own put out (n, h, w, U).
+        patches: of the network.
     """
 
     may_be_channels_last: bool
+    patches: Patches = field(default_factory=Patches)
     images: int = 0
     size: tuple[int, int] = (0, 0)
     batch_first: set[str] = field(default_factory=set)  # layers whose first axis is known to count the images
@@ -80,6 +110,7 @@ class Outputs:
     def begin(self, batch: "Tensor") -> None:
         """Say what goes into the network."""
         self.images, self.size = len(batch), (batch.shape[-2], batch.shape[-1])
+        self.patches.begin(self.size)
 
     def read(self, name: str, module: "nn.Module", output: Any) -> Output:
         """Tell what a layer's output is.
@@ -96,12 +127,11 @@ class Outputs:
             self._refuse_batch(output)
         self.batch_first.add(name)
         if output.ndim == 2:
-            return Output("columns", output, self.size)
+            return Output("columns", output, self.patches)
         if output.ndim == 3:
-            is_series = isinstance(module, torch.nn.Conv1d | torch.nn.BatchNorm1d)
-            return Output("series" if is_series else "tokens", output, self.size)
+            return Output("series" if isinstance(module, _series_modules()) else "tokens", output, self.patches)
         units_last = self._positions(module, output) == (1, 2)
-        return Output("map", output.permute(0, 3, 1, 2) if units_last else output, self.size)
+        return Output("map", output.permute(0, 3, 1, 2) if units_last else output, self.patches, units_last)
 
     def _refuse_batch(self, output: "Tensor") -> None:
         if len(output) != self.images:
@@ -114,9 +144,9 @@ class Outputs:
     def _positions(self, module: "nn.Module", output: "Tensor") -> tuple[int, int]:
         """Say which two axes of a map are positions; the third counts the units.
 
-        The type of the module says it, or the axes whose proportions are the image's: (n, U, h, w) for most
-        networks, (n, h, w, U) for Swin and its kin. Where both could be, a network that normalises over the last
-        axis anywhere may be either, and is refused; any other is (n, U, h, w).
+        The type of the module says it, or the axes that are a grid of patches, or else those whose proportions are
+        the image's: (n, U, h, w) for most networks, (n, h, w, U) for Swin and its kin. Where both could be, a
+        network that normalises over the last axis anywhere may be either, and is refused; any other is (n, U, h, w).
         """
         from torch import nn
 
@@ -124,13 +154,21 @@ class Outputs:
             return 2, 3
         if type(module) in (nn.Linear, nn.LayerNorm, nn.RMSNorm):
             return 1, 2
-        first, last = (_proportioned(self.size, *output.shape[k : k + 2]) for k in (2, 1))
-        if first is not last:
-            return (2, 3) if first else (1, 2)
+        for fits in (self.patches.is_grid, partial(_proportioned, self.size)):
+            first, last = (fits(*output.shape[k : k + 2]) for k in (2, 1))
+            if first is not last:
+                return (2, 3) if first else (1, 2)
         if self.may_be_channels_last and set(output.shape[1:]) != {1}:
             what = f"of which images of {self.size[0]} x {self.size[1]} do not say which axis counts the units"
             raise NoUnitsError(what, "choose a convolution, linear or LayerNorm layer within it")
         return 2, 3
+
+
+def first_of(output: Any) -> Any:
+    """Return the first of several outputs, of which a layer puts out a tuple, a list or transformers' ModelOutput."""
+    if isinstance(output, dict) and hasattr(output, "to_tuple"):
+        output = output.to_tuple()
+    return output[0] if isinstance(output, tuple | list) and output else output
 
 
 def kind_of(output: Any) -> str:
@@ -155,9 +193,9 @@ def _proportioned(image: tuple[int, int], height: int, width: int) -> bool:
     return abs(height * image[1] - width * image[0]) <= slack
 
 
-def _grids(image: tuple[int, int]) -> dict[int, tuple[int, int]]:
-    """Return how many patches there can be, with their grid, for all sides of a patch that divide the image."""
-    height, width = image
-    sides = [side for side in range(1, min(image) + 1) if height % side == 0 and width % side == 0]
-    grids = {(height // side) * (width // side): (height // side, width // side) for side in sides}
-    return {count: grid for count, grid in grids.items() if count > 1}
+def _series_modules() -> "tuple[type[nn.Module], ...]":
+    """Return torch's layers of one dimension, which put out (n, U, t)."""
+    from torch import nn
+
+    pooling = (nn.AvgPool1d, nn.MaxPool1d, nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d)
+    return (nn.Conv1d, nn.BatchNorm1d, *pooling)

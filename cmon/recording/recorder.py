@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from cmon.errors import USER_CODE_ERRORS, CheckpointError, CmonError, ModelError, listing
-from cmon.recording.outputs import NoUnitsError, Output, Outputs, Pooling, Tokens, kind_of, may_put_channels_last
+from cmon.recording.outputs import (
+    NoUnitsError,
+    Output,
+    Outputs,
+    Pooling,
+    Tokens,
+    first_of,
+    kind_of,
+    may_put_channels_last,
+)
+from cmon.recording.patches import Patches, count_registers, patch_embeddings
 from cmon.records import FloatArray, LayerActivations
 
 if TYPE_CHECKING:
@@ -35,9 +45,11 @@ class Recorder:
     Args:
         layers: names of modules.
         pooling: over the positions of a map.
-        tokens: what stands for an image in a sequence of tokens: the first, or their mean.
+        tokens: what stands for an image in a sequence of tokens: the class token, which is the first; the mean of
+            all; or the patches, pooled as a map's positions are.
         precision: of the forward pass; what is done with its outputs is done in float32 always.
         device: a torch device.
+        prefix_tokens: how many tokens come before the patches; None where the model tells it.
     """
 
     layers: tuple[str, ...]
@@ -45,6 +57,7 @@ class Recorder:
     tokens: Tokens = "class"
     precision: str = "float32"
     device: str = "cpu"
+    prefix_tokens: int | None = None
 
     def __call__(
         self, model: "nn.Module", batches: Iterable["Tensor"], images: int, watch: Watch | None = None
@@ -108,21 +121,25 @@ class Recorder:
         """Run batch after batch, giving every layer's output to `take`; yield the number of images after each."""
         import torch
 
-        seen = _Pass(Outputs(may_put_channels_last(model)), take, self.device, self.layers)
+        patches = Patches(self.prefix_tokens, count_registers(model))
+        outputs, learns = Outputs(may_put_channels_last(model), patches), bool(patch_embeddings(model))
+        seen = _Pass(outputs, take, self.device, self.layers, learns)
         # On a GPU, cuDNN rounds float32 convolutions to 10 bits unless it is told not to.
         full_precision = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-        with torch.inference_mode(), full_precision, self._autocast(), self._hooked(model, seen):
+        hooked = self._hooked(model, seen)
+        with torch.inference_mode(), full_precision, self._autocast(), patches.watching(model), hooked:
             try:
                 for batch in batches:
+                    if seen.learns:
+                        self._run_batch(model, batch[:1], seen)
+                        seen.learns = False
                     self._run_batch(model, batch, seen)
                     seen.ends_early = True
                     yield len(batch)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-                what = f"runs out of memory with {seen.outputs.images} images at a time"
-                hint = "set a smaller activations.batch_size, or a smaller preprocess.resize and crop"
-                raise MemoryShortageError("model", what, hint) from error
+                raise _shortage(seen.outputs.images) from error
 
     def _autocast(self) -> "torch.autocast":
         import torch
@@ -142,17 +159,10 @@ class Recorder:
 
         seen.begin(batch)
         try:
-            model(batch.to(self.device, memory_format=torch.channels_last, non_blocking=True))
-        except CmonError:
-            raise  # a hook's own
+            with model_errors(batch):
+                model(batch.to(self.device, memory_format=torch.channels_last, non_blocking=True))
         except _LastLayer:
             return
-        except USER_CODE_ERRORS as error:
-            if is_out_of_memory(error):
-                raise
-            what = f"fails on images of shape {tuple(batch.shape[1:])}: {type(error).__name__}: {_first_line(error)}"
-            hint = "look at the run's preprocess: does the model take images of this size?"
-            raise ModelError("model", what, hint) from error
         idle = [name for name in self.layers if name not in seen.names]
         if idle:
             raise ModelError(
@@ -164,18 +174,38 @@ class MemoryShortageError(ModelError):
     """A batch is too large for the memory; a smaller one may do."""
 
 
+@contextmanager
+def model_errors(batch: "Tensor") -> Iterator[None]:
+    """Turn what a model's code raises on a batch into a ModelError of one line; ours pass."""
+    try:
+        yield
+    except CmonError:
+        raise  # a hook's own
+    except USER_CODE_ERRORS as error:
+        if is_out_of_memory(error):
+            raise _shortage(len(batch)) from error
+        what = f"fails on images of shape {tuple(batch.shape[1:])}: {type(error).__name__}: {_first_line(error)}"
+        hint = "look at the run's preprocess: does the model take images of this size?"
+        raise ModelError("model", what, hint) from error
+
+
 class _LastLayer(BaseException):
     """All layers have run: not an error, so that no handler in a model takes it for one."""
 
 
 @dataclass
 class _Pass:
-    """One forward pass as its hooks see it."""
+    """One forward pass as its hooks see it.
+
+    A pass that learns takes nothing. It is of one image: its tokens are more, and so are told from images, which a
+    batch of as many images as tokens cannot do.
+    """
 
     outputs: Outputs
     take: Callable[[str, Output], None]
     device: str
     layers: tuple[str, ...]
+    learns: bool
     names: set[str] = field(default_factory=set)  # the layers that have run
     ends_early: bool = False
 
@@ -192,12 +222,15 @@ class _Pass:
             what, hint = "runs more than once in a forward pass", "choose the layer around it, or one that runs once"
             raise ModelError(f"layer {name}", what, hint)
         self.names.add(name)
-        if isinstance(output, tuple | list) and output:
-            output = output[0]
+        output = first_of(output)
         try:
             with torch.autocast(self.device.split(":")[0], enabled=False):
-                self.take(name, self.outputs.read(name, module, output))
+                read = self.outputs.read(name, module, output)
+                if not self.learns:
+                    self.take(name, read)
         except NoUnitsError as error:
+            if self.learns:
+                return  # the batch itself will say so, in its own shape
             raise ModelError(f"layer {name}", f"puts out {kind_of(output)}, {error.what}", error.hint) from None
         if self.ends_early and len(self.names) == len(self.layers):
             raise _LastLayer
@@ -208,6 +241,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     import torch
 
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
+
+
+def _shortage(images: int) -> MemoryShortageError:
+    what = f"runs out of memory with {images} images at a time"
+    hint = "set a smaller activations.batch_size, or a smaller preprocess.resize and crop"
+    return MemoryShortageError("model", what, hint)
 
 
 def pick_device(asked: str) -> str:
