@@ -161,7 +161,7 @@ class Labeller:
         except DetectorError as error:
             raise DetectorError(f"{unit.name}: {error.where}", error.what, error.hint) from error
         images = self._concept_images(used, unit)
-        facts = (recorded.step, detector.score_unit, images, recorded.sparsity)
+        facts = (recorded.steps, detector.score_unit, images, recorded.sparsity)
         return CheckpointLabels(used.concepts, used.image_ids, tuple(layers), *facts)
 
     def _layer(

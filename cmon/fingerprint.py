@@ -91,6 +91,15 @@ class HashMemory:
             self._changed = True
         return value
 
+    def derive(self, key: str, compute: Callable[[], str]) -> str:
+        """Return compute(), which `key` alone decides, with the sha256 of some bytes in it; from memory if known."""
+        known = self._load().get(key)
+        if isinstance(known, str):
+            return known
+        value = self._load()[key] = compute()
+        self._changed = True
+        return value
+
     def save(self) -> None:
         """Write the memory, with what others wrote since; a folder that cannot be written only costs hashing again."""
         if not self._changed:

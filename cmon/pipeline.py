@@ -93,12 +93,12 @@ def _look(read: "Callable[[], Plan]") -> "tuple[Plan | None, Seen, NoCheckpoints
                 return None, [], StaleInputError(f"run {run.name}", "has no checkpoint that is written", "run again")
     except NoCheckpointsError as error:
         return None, [], error
-    return plan, [_stamp(unit.where) for unit in plan.units], None
+    return plan, [_stamp(file) for unit in plan.units for file in unit.files], None
 
 
-def _stamp(path: str) -> tuple[str, int, int]:
+def _stamp(path: Path) -> tuple[str, int, int]:
     try:
-        status = Path(path).stat()
+        status = path.stat()
     except OSError:  # gone by now, or a broken link
-        return path, -1, -1
-    return path, status.st_size, status.st_mtime_ns
+        return str(path), -1, -1
+    return str(path), status.st_size, status.st_mtime_ns

@@ -30,7 +30,7 @@ ALGORITHM = {
     "pixels": 1,
     "masks": 1,
     "batchnorm": 1,
-    "activations": 2,
+    "activations": 3,
     "counts": 2,
     "evidence": 1,
     "similarity": 3,
@@ -175,6 +175,7 @@ class Plan:
             "layers": list(run.layers),
             "preprocess": run.preprocess.recipe(),
             "precision": self.study.activations.precision,
+            **({} if run.prefix_tokens is None else {"prefix_tokens": run.prefix_tokens}),
         }
 
     @cached_property
@@ -286,8 +287,9 @@ def plan_study(study: Study, manifest: Manifest | None = None) -> Plan:
     if study.probe.kind == "images" and workspace.lies_in(study.probe.path):
         what = f"{study.workspace} lies in the probe's folder, so that its pictures would become images of the probe"
         raise ConfigError("workspace", what, "set a folder outside of probe.path")
-    roster = Roster(study.run, manifest.checkpoints, manifest.due) if manifest else Roster(study.run)
-    plan = Plan(study, workspace, workspace.memory(), roster)
+    memory = workspace.memory()
+    roster = Roster(study.run, memory, *((manifest.checkpoints, manifest.due) if manifest else ()))
+    plan = Plan(study, workspace, memory, roster)
     metrics_fingerprints(study.run, plan.memory)
     if "counts" in plan.uses:
         assert plan.labels.rows, "tables without rows are an error of their own"

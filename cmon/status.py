@@ -34,7 +34,8 @@ def file_states(plan: Plan) -> Iterator[FileState]:
     places, tables, evidence = plan.workspace, plan.study.detector, plan.evidence
     units = (*plan.units, *plan.baselines)
     yield _file(plan, places.evidence, lambda: evidence)
-    for name, reason in plan.left.items():
+    aside = {name: reason for run in plan.study.run for name, reason in plan.roster.aside(run).items()}
+    for name, reason in {**plan.left, **aside}.items():
         yield FileState(shown(places.activations(*name.split("/")), places.root), State("left", reason), name)
     for unit in units:
         path = places.activations(unit.folder, unit.checkpoint.name)
@@ -61,7 +62,7 @@ def missing_units(states: Iterable[FileState]) -> list[str]:
 
 def _unit_file(plan: Plan, path: Path, unit: Unit, find: Callable[[], Target]) -> FileState:
     """Give the state of a unit's file; what is not there needs no look at the checkpoint's bytes."""
-    if not path.exists() and (unit.seed is not None or Path(unit.where).is_file()):
+    if not path.exists() and (unit.seed is not None or Path(unit.where).exists()):
         return FileState(shown(path, plan.workspace.root), State("missing"), unit.name)
     return _file(plan, path, find, unit.name)
 

@@ -96,6 +96,7 @@ class Outcome:
         made: names of the files that were made, or would be.
         current: how many were up to date.
         left: checkpoints that are still being written, and how that shows, by unit of work.
+        aside: checkpoints that are not counted, and why, by unit of work.
         failed: what went wrong, by unit of work.
         warnings: what the user should know of the results.
     """
@@ -103,6 +104,7 @@ class Outcome:
     made: list[str] = field(default_factory=list)
     current: int = 0
     left: dict[str, str] = field(default_factory=dict)
+    aside: dict[str, str] = field(default_factory=dict)
     failed: list[tuple[str, CmonError]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 

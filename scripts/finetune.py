@@ -59,7 +59,7 @@ def pretrained(arguments: argparse.Namespace, data: Data) -> nn.Module:
         hint = f"give --model-args '{{\"num_classes\": {len(data.classes)}}}', or what the model calls it"
         raise ModelError(arguments.model, what, hint)
     model.set_submodule(name, nn.Identity())
-    weights = without_head(read_checkpoint(arguments.weights, None, False), name)
+    weights = without_head(read_checkpoint(arguments.weights, None, "raw", False), name)
     model.load_state_dict(fit(weights, model, arguments.weights))
     model.requires_grad_(not arguments.freeze)
     with torch.random.fork_rng(devices=[]):
@@ -76,7 +76,7 @@ def without_head(weights: Weights, head: str) -> Weights:
     # A layer deeper in the network may end alike; the head is the outermost.
     place = min(found, key=lambda name: name.count(".")).removesuffix(".weight")
     gone = (f"{place}.weight", f"{place}.bias")
-    return Weights({name: value for name, value in weights.tensors.items() if name not in gone}, weights.step)
+    return Weights({name: value for name, value in weights.tensors.items() if name not in gone}, weights.steps)
 
 
 def parser() -> Parser:

@@ -245,7 +245,8 @@ def test_a_detector_without_the_key_has_no_study_prior(tmp_path):
 def planned(study):
     """Plan a study whose inputs are not there."""
     workspace = Workspace(study.workspace)
-    return Plan(study, workspace, workspace.memory(), Roster(study.run))
+    memory = workspace.memory()
+    return Plan(study, workspace, memory, Roster(study.run, memory))
 
 
 def test_how_much_is_drawn_is_the_configs_else_the_detectors(tmp_path):

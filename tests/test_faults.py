@@ -510,7 +510,7 @@ def test_a_glob_may_have_stars_in_any_place(study, places):
 
 
 def test_a_checkpoint_that_is_named_as_a_glob_hides_no_others(study):
-    shutil.copy(study.checkpoint("epoch_1"), study.folder / "runs" / "*.pt")
+    save_checkpoint(study.folder / "runs" / "*.pt", seed=4, epoch=4)
     assert study.cmon("activations").code == 0
     assert made(study) == {"evidence.h5", *activations("*", "epoch_1", "epoch_2", "epoch_3")}
 
@@ -665,7 +665,7 @@ def test_a_signal_that_a_weak_reference_swallows_is_asked_for_again(study, monke
         time.sleep(5)
         pytest.fail(f"{keep} swallowed the signal")
 
-    monkeypatch.setattr(cli, "read_plan", lambda config: swallow(config))
+    monkeypatch.setattr(cli.looks, "read_plan", lambda config: swallow(config))
     result = study.cmon("status")
     assert result.code == 143
     assert result.err.count("stopped") == 1

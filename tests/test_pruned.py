@@ -90,7 +90,7 @@ def test_a_network_that_torch_pruned_puts_out_the_same_to_the_last_bit(tmp_path,
     state = {prefix + name: value for name, value in source.state_dict().items()}
     path = saved(tmp_path / "x.pt", {"state_dict": state, "epoch": 4})
     model = net(seed=1)
-    load_into(model, read_checkpoint(path, None, False), path)
+    load_into(model, read_checkpoint(path, None, "raw", False), path)
     assert torch.equal(features(model), features(source))
     assert not torch.equal(features(model), features(net()))
 
@@ -270,7 +270,7 @@ def test_masks_beside_weights_in_one_file_are_told_apart(tmp_path):
     held, weights = masks(net()), net().state_dict()
     path = saved(tmp_path / "x.pt", {"state_dict": weights, "masks": held})
     assert read_masks(path, False).keys() == held.keys()
-    assert read_checkpoint(path, None, False).tensors.keys() == weights.keys()
+    assert read_checkpoint(path, None, "raw", False).tensors.keys() == weights.keys()
 
 
 def test_masks_of_some_parameters_leave_the_others_as_they_are():

@@ -18,6 +18,13 @@ def test_the_readmes_example_is_a_config(tmp_path):
     assert study.encoder.pretrained == str(tmp_path / "weights" / "ViT-B-16.safetensors")
 
 
+def test_the_readmes_table_of_checkpoints_is_the_registrys():
+    from update_readme import updated
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text == updated(text), "run scripts/update_readme.py"
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "sample_configs").rglob("*.toml")), ids=lambda path: path.stem)
 def test_a_sample_config_is_a_config(path, monkeypatch):
     for name in ("CMON_DATA", "DATA", "RUNS"):

@@ -57,9 +57,12 @@ def booleans(*shape):
     return integers(*shape) % 2 == 0
 
 
-def activations(ids=IDS, layers=("layer1", "layer2.0.conv", "層"), step=3, units=6):
+STEPS = {"epoch": 3, "step": 1200}
+
+
+def activations(ids=IDS, layers=("layer1", "layer2.0.conv", "層"), steps=STEPS, units=6):
     made = tuple(LayerActivations(name, floats(len(ids), units)) for name in layers)
-    return CheckpointActivations(ids, made, step, 1 / 3)
+    return CheckpointActivations(ids, made, steps, 1 / 3)
 
 
 def evidence(ids=IDS, concepts=CONCEPTS, dimensions=5):
@@ -104,9 +107,9 @@ def layer_labels(name, prior=True, units=6, resamples=3, ranking=5):
     )
 
 
-def labels(layers=("layer1", "layer2.0.conv"), prior=True, step=3, **sizes):
+def labels(layers=("layer1", "layer2.0.conv"), prior=True, steps=STEPS, **sizes):
     made = tuple(layer_labels(name, prior, **sizes) for name in layers)
-    return CheckpointLabels(CONCEPTS, IDS, made, step, "nats", integers(4).astype(np.int64) * 2**40, 1 / 3)
+    return CheckpointLabels(CONCEPTS, IDS, made, steps, "nats", integers(4).astype(np.int64) * 2**40, 1 / 3)
 
 
 def study(rows=7, anchors=("leaf", "縞\0"), resamples=3, baselines=2):
@@ -214,7 +217,7 @@ def test_the_comparison_tells_records_apart():
     assert same(study(), study())
     assert not same(study(), other)
     assert not same(labels(), labels(prior=False))
-    assert not same(activations(step=3), activations(step=None))
+    assert not same(activations(), activations(steps={}))
 
 
 @kinds
@@ -245,9 +248,13 @@ def test_equal_records_give_equal_bytes(tmp_path, kind):
 
 
 @some
-@given(ids=unique_strings, step=st.none() | st.integers(-(2**63), 2**63 - 1), units=st.integers(0, 3))
-def test_activations_of_any_images_come_back(tmp_path, ids, step, units):
-    made = activations(ids=ids, step=step, units=units)
+@given(
+    ids=unique_strings,
+    steps=st.dictionaries(st.sampled_from(["epoch", "step"]), st.integers(-(2**63), 2**63 - 1)),
+    units=st.integers(0, 3),
+)
+def test_activations_of_any_images_come_back(tmp_path, ids, steps, units):
+    made = activations(ids=ids, steps=steps, units=units)
     write_activations(tmp_path / "f.h5", made)
     assert same(stores.read_activations(tmp_path / "f.h5", "mean"), made)
 
@@ -284,7 +291,7 @@ def test_layers_come_back_in_their_order(tmp_path, layers):
 
 
 def test_labels_without_a_prior_or_a_step_come_back(tmp_path):
-    made = labels(prior=False, step=None)
+    made = labels(prior=False, steps={})
     write_labels(tmp_path / "f.h5", made)
     assert same(read_labels_and_scores(tmp_path / "f.h5"), made)
 

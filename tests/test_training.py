@@ -246,7 +246,7 @@ def test_cmon_reads_the_checkpoints(bench):
     from cmon.models import build_model
 
     for path in (bench.folder / "standard" / "epoch_002.pt", bench.folder / "finetune" / "epoch_002.pt"):
-        weights = read_checkpoint(path, None, False)
+        weights = read_checkpoint(path, None, "raw", False)
         assert weights.step == 2
         model = build_model(f"{bench.folder / 'net.py'}:build", {}, 5)
         load_into(model, weights, path)

@@ -10,7 +10,7 @@ import zipfile
 import pytest
 
 from cmon.checkpoints import unfinished as module
-from cmon.checkpoints.unfinished import unfinished
+from cmon.checkpoints.unfinished import is_early, unfinished
 
 WRITTEN = "is still being written"
 
@@ -258,3 +258,16 @@ def test_a_training_that_writes_slowly_is_seen_until_it_has_written(tmp_path, mo
 def test_it_is_told_without_torch():
     code = "import sys, cmon.checkpoints.unfinished; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_folder_of_the_trainer_is_unfinished_until_its_state_is_there(tmp_path):
+    folder = tmp_path / "checkpoint-500"
+    folder.mkdir()
+    assert not is_early(folder)
+    (folder / "training_args.bin").write_bytes(b"x")
+    assert is_early(folder)
+    (folder / "trainer_state.json").write_text("{}")
+    assert not is_early(folder)
+    (folder / "trainer_state.json").unlink()
+    os.utime(folder / "training_args.bin", (time.time() - 61,) * 2)
+    assert not is_early(folder)

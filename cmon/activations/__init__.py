@@ -15,7 +15,7 @@ from cmon.errors import (
     UnfinishedError,
     listing,
 )
-from cmon.models import build_model, check_random, select_layers
+from cmon.models import build_model, check_random, saved_names, select_layers
 from cmon.recipes import Plan, Unit
 from cmon.recording import Recorder, check_batch_norm, foldable, pick_device
 from cmon.work import Options, Outcome, Progress
@@ -35,7 +35,9 @@ def record_activations(plan: Plan, options: Options, progress: Progress) -> Outc
     outcome = Outcome()
     units = plan.roster.select(options.runs, options.checkpoints, options.shard)
     for run in plan.study.run:
-        outcome.left |= plan.roster.left(run) if not options.runs or run.name in options.runs else {}
+        if not options.runs or run.name in options.runs:
+            outcome.left |= plan.roster.left(run)
+            outcome.aside |= plan.roster.aside(run)
     # Where another process is at the evidence, there is better to do than to wait for it.
     there = make_evidence(plan, options, progress, outcome, wait=False)
     for run in plan.study.run:
@@ -85,7 +87,8 @@ def _record_run(plan: Plan, run: Run, todo: list[Task], options: Options, progre
     if run.batchnorm == "recalibrate":
         check_batch_norm(model)
     layers = select_layers(model, run.layers)
-    recorder = Recorder(layers, plan.study.activations.pooling, run.tokens, plan.study.activations.precision, device)
+    asked = plan.study.activations
+    recorder = Recorder(layers, asked.pooling, run.tokens, asked.precision, device, run.prefix_tokens)
     todo = _drawn(run, todo, outcome)
     if not todo:
         return
@@ -97,9 +100,9 @@ def _record_run(plan: Plan, run: Run, todo: list[Task], options: Options, progre
         with options.profile.part("reading masks"):
             masks = packed_masks(plan, cache, run.preprocess, progress)
         outcome.warnings += _unlabelled(plan)
-    batches = Batches(cache, run.preprocess, batch_size(plan.study.activations.batch_size, device), device)
+    batches = Batches(cache, run.preprocess, batch_size(asked.batch_size, device), device)
     anew = open_calibration(plan, run, cache, options, progress, outcome) if run.batchnorm == "recalibrate" else None
-    record = Forward(plan, model, foldable(model, layers), recorder, batches, masks, anew, options)
+    record = Forward(plan, model, foldable(model, layers), recorder, batches, masks, anew, options, saved_names(model))
     progress.begin(f"activations {run.name}", len(todo))
     for task in todo:
         name = task.unit.checkpoint.name
@@ -114,6 +117,9 @@ def _record_run(plan: Plan, run: Run, todo: list[Task], options: Options, progre
             continue
         progress.done(name)
     progress.end()
+    if record.averaged and run.weights == "raw":
+        averaged = 'checkpoints hold averaged weights too: the raw ones are taken; weights = "ema" takes the others'
+        outcome.warnings.append(f"run {run.name}: {averaged}")
 
 
 def _drawn(run: Run, todo: list[Task], outcome: Outcome) -> list[Task]:

@@ -49,6 +49,7 @@ class Forward:
         masks: of the same images, where pixels are counted.
         anew: the images that batch normalisation is recalibrated on, if it is.
         options: of the command.
+        saved_as: what files call a tensor -> what the model calls it, where these differ.
     """
 
     plan: Plan
@@ -59,6 +60,9 @@ class Forward:
     masks: MaskCache | None
     anew: Calibration | None
     options: Options
+    saved_as: dict[str, str]
+    unset: tuple[str, ...] = ()  # tensors that the checkpoint in hand lets be missing
+    averaged: bool = False  # do checkpoints hold raw and averaged weights both
 
     def __call__(self, task: Task, progress: Progress) -> list[str]:
         """Make one checkpoint's files, and name them.
@@ -86,7 +90,7 @@ class Forward:
         made = provenance(recorder.device)
         with profile.part("reading weights"):
             try:
-                model, step = self._network(task.unit)
+                model, steps = self._network(task.unit)
             except CheckpointError:
                 self._check_unchanged(task)  # what is wrong with a file that is being written is not worth telling
                 raise
@@ -102,7 +106,7 @@ class Forward:
             if task.activations:
                 ids = self.batches.cache.index.ids
                 with profile.writing(task.activations.path):
-                    result = CheckpointActivations(ids, recorded, step, zeros)
+                    result = CheckpointActivations(ids, recorded, steps, zeros)
                     write_activations(task.activations.path, task.activations.recipe, made, result, recorder.pooling)
             if task.counts and thresholds:
                 counts = self._counted(model, thresholds)
@@ -112,16 +116,18 @@ class Forward:
             self.plan.workspace.note_making(target.path, making(watch, recorder.device))
         return [f"{target.kind} {task.unit.name}" for target in task.targets]
 
-    def _network(self, unit: Unit) -> "tuple[nn.Module, int | None]":
-        """Return the model with a checkpoint's masked weights, and its step; or a new one, as its seed draws it."""
+    def _network(self, unit: Unit) -> "tuple[nn.Module, dict[str, int]]":
+        """Return the model with a checkpoint's masked weights, and its steps; or a new one, as its seed draws it."""
         run, checkpoint, trust = unit.run, unit.checkpoint, self.options.trust_pickle
+        self.unset = ()
         if isinstance(checkpoint, Untrained):
-            return build_model(run.model, run.model_args, checkpoint.seed), None
-        weights = read_checkpoint(checkpoint.path, run.state_dict_key, trust)
-        load_into(self.model, weights, checkpoint.path)
+            return build_model(run.model, run.model_args, checkpoint.seed), {}
+        weights = read_checkpoint(checkpoint.path, run.state_dict_key, run.weights, trust)
+        self.averaged |= weights.averaged
+        self.unset = load_into(self.model, weights, checkpoint.path, run.allow_missing, self.saved_as)
         if unit.masks is not None:
             mask_weights(self.model, read_masks(unit.masks, trust), unit.masks)
-        return self.model, weights.step
+        return self.model, weights.steps
 
     def _check_unchanged(self, task: Task) -> None:
         """Raise where files have changed since they were hashed: what was read may not be what the recipe says.
@@ -149,7 +155,13 @@ class Forward:
         with profile.part("forward passes"):
             batches = profile.each("images", self.batches)
             watch = profile.timed("thresholds", thresholds.add) if thresholds else None
-            return self.recorder(model, batches, images, watch)
+            try:
+                return self.recorder(model, batches, images, watch)
+            except CheckpointError as error:
+                if not self.unset:
+                    raise
+                what = f"{error.what}: allow_missing takes out {listing(self.unset, 3)}, on which they depend"
+                raise CheckpointError(error.where, what, "take these layers out of the run's layers") from error
 
     def _counted(self, model: "nn.Module", thresholds: Thresholds) -> CheckpointCounts:
         """Count pixels in a second pass over the same batches."""

@@ -4,65 +4,119 @@ import glob
 import os
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from cmon.checkpoints.reading import LOADERS
+from cmon.checkpoints.folders import BESIDE, ENDINGS, MAIN, is_one, name_of, weights_of
 from cmon.config import Run
 from cmon.errors import CheckpointError, ConfigError, NoCheckpointsError, listing, one_line
 
 TEMPORARY = (".tmp", ".part")
 LONGEST_NAME_BYTES = 200
+MOST_LOOKED_AT = 1000
 
 
 @dataclass(frozen=True)
 class CheckpointFile:
-    """One checkpoint of a run: its file, and the file's name without the ending."""
+    """One checkpoint of a run: its file or folder, and their name without the ending."""
 
     name: str
     path: Path
 
 
 def discover(run: Run) -> tuple[CheckpointFile, ...]:
-    """List a run's checkpoints in the natural order of their names.
+    """List a run's checkpoints, see `find_checkpoints`."""
+    asked = run.checkpoints if isinstance(run.checkpoints, list) else [run.checkpoints]
+    return find_checkpoints(asked, f"run {run.name}: checkpoints")
+
+
+def find_checkpoints(places: Sequence[Path], key: str) -> tuple[CheckpointFile, ...]:
+    """List checkpoints in the natural order of their names.
+
+    Args:
+        places: files, folders that are a checkpoint or hold some, and globs.
+        key: of the config, for errors.
 
     Raises:
         NoCheckpointsError: where nothing is found.
         CheckpointError: where two files share a name, or a name cannot be used for files of the workspace.
     """
-    asked = run.checkpoints if isinstance(run.checkpoints, list) else [run.checkpoints]
     found: dict[str, Path] = {}
-    for path in dict.fromkeys(path for place in asked for path in _files(place, f"run {run.name}: checkpoints")):
-        name = path.stem
+    for path in dict.fromkeys(path for place in places for path in _paths(place, key)):
+        name = name_of(path)
         _refuse_unusable(name, path)
         if name in found:
             what = f"has the same name, {name}, as {found[name]}"
             raise CheckpointError(path, what, "rename one, or list files or links with names of their own")
         found[name] = path
     if not found:
-        raise ConfigError(f"run {run.name}: checkpoints", "is an empty list", "name a folder, a glob or files")
+        raise ConfigError(key, "is an empty list", "name a folder, a glob or files")
     return tuple(CheckpointFile(name, found[name]) for name in sorted(found, key=_natural))
 
 
-def _files(place: Path, key: str) -> list[Path]:
-    """Return the files that one entry of the config means: itself, a folder's, or those that match a glob."""
+def _paths(place: Path, key: str) -> list[Path]:
+    """Return the checkpoints that one entry of the config means: itself, a folder's, or those that match a glob."""
     try:
         base, rest = _literal_part(place)
-        if not rest and not base.is_dir():
-            return [base]
-        patterns = [rest] if rest else [f"*{ending}" for ending in LOADERS]
-        # Path's ** follows no links: two to their own folder would be followed for ever. It finds hidden files.
-        found = [path for pattern in patterns for path in base.glob(_as_path_has_it(pattern))]
-        seen = [path for path in found if not any(part.startswith(".") for part in path.relative_to(base).parts)]
-        files = [path for path in seen if not path.is_dir()]
+        if not rest:
+            found = _within(base) if base.is_dir() else [base]
+        else:
+            # Path's ** follows no links: two to their own folder would be followed for ever. It finds hidden files.
+            matching = [path for path in base.glob(_as_path_has_it(rest)) if not _is_hidden(path, base)]
+            found = [_whole(path) for path in matching if _counts(path) or (rest == path.name and path.is_file())]
+        nearby = [] if found else _folders_with_some(base)
     except OSError as error:
         raise ConfigError(key, f"{one_line(place)}: {error.strerror}", "name a folder, a glob or files") from error
-    files = [path for path in files if rest == path.name or path.suffix.lower() not in TEMPORARY]
-    if not files:
+    if not found:
         what = f"nothing matches {one_line(place)}" if glob.has_magic(rest) else f"there is no {one_line(place)}"
-        what = what if rest else f"the folder {one_line(place)} holds no {listing(LOADERS)}"
-        raise NoCheckpointsError(key, what, "name a folder, a glob or files")
-    return files
+        what = (
+            what if rest else f"the folder {one_line(place)} holds no {listing(ENDINGS)}, nor folders of a checkpoint"
+        )
+        hint = f"there are some in {listing(nearby, 3)}" if nearby else "name a folder, a glob or files"
+        raise NoCheckpointsError(key, what, hint)
+    return found
+
+
+def _within(folder: Path) -> list[Path]:
+    """List a folder's checkpoints: itself or its own, else those of the one folder below that has some."""
+    found = _directly_in(folder)
+    deeper = [] if found else _folders_with_some(folder)
+    return found or (_directly_in(deeper[0]) if len(deeper) == 1 else [])
+
+
+def _directly_in(folder: Path) -> list[Path]:
+    if weights_of(folder) is not None:
+        return [folder]
+    return [path for path in folder.iterdir() if not path.name.startswith(".") and is_one(path)]
+
+
+def _counts(path: Path) -> bool:
+    """Tell whether what a glob matches may be a checkpoint: a folder that is one, and no file that goes with others."""
+    if path.is_dir():
+        return weights_of(path) is not None
+    if path.suffix == ".json":
+        return path.name in MAIN
+    return path.suffix.lower() not in TEMPORARY and not BESIDE.fullmatch(path.name)
+
+
+def _whole(path: Path) -> Path:
+    """Return the folder in the place of the file that has its weights: model.safetensors is the name of all of them."""
+    return path.parent if path.name in MAIN and weights_of(path.parent) == path else path
+
+
+def _folders_with_some(base: Path) -> list[Path]:
+    """Name the folders within a folder, down to the third level, that checkpoints lie in."""
+    if not base.is_dir():
+        return []
+    folders = [path for depth in ("*", "*/*", "*/*/*") for path in islice(base.glob(f"{depth}/"), MOST_LOOKED_AT)]
+    folders = [path for path in sorted(folders) if path.is_dir() and not _is_hidden(path, base)]
+    return [path for path in folders if weights_of(path) is None and _directly_in(path)]
+
+
+def _is_hidden(path: Path, base: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(base).parts)
 
 
 def _as_path_has_it(pattern: str) -> str:

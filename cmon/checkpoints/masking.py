@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmon.checkpoints.fitting import renamings
-from cmon.checkpoints.kinds import tensor_shape
 from cmon.checkpoints.pruning import MASK, check_mask
+from cmon.checkpoints.tensors import tensor_shape
 from cmon.errors import CheckpointError, listing, one_line
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ torch.nn.utils.prune keeps a weight as two tensors, NAME_orig and NAME_mask, and
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cmon.checkpoints.kinds import tensor_kind, tensor_shape
+from cmon.checkpoints.tensors import tensor_kind, tensor_shape
 from cmon.errors import CheckpointError, one_line
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def sparsity(model: "nn.Module") -> float:
     masks = dict(model.named_buffers())
     zeros = count = 0
     for name, weight in model.named_parameters():
-        if weight.ndim > 1:
+        if weight.ndim > 1 and not weight.isnan().all():  # NaN alone is what may be missing
             mask = masks.get(partner(name)) if name.endswith(ORIGINAL) else None
             zeros += weight.numel() - int(torch.count_nonzero(weight if mask is None else weight * mask))
             count += weight.numel()

@@ -1,7 +1,7 @@
 """The step of each checkpoint of a run: from the config, its content, its name, or its place."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from cmon.config import Run
 from cmon.errors import CheckpointError, CmonError, ConfigError, listing
@@ -11,17 +11,17 @@ STEP_WORDS = ("epochs?", "steps?|iter(?:ation)?s?")
 STEPS_HINT = "list the run's steps in the config, as `steps`"
 
 
-def resolve_steps(run: Run, names: Sequence[str], content_steps: Sequence[int | None]) -> tuple[int, ...]:
+def resolve_steps(run: Run, names: Sequence[str], content: Sequence[Mapping[str, int]]) -> tuple[int, ...]:
     """Say the step of each checkpoint of a run.
 
-    The config's list wins; then the content, where all tell; then the number after the word epoch in all
-    names, then after step or iteration, each where it tells all apart; then the last number of each name;
-    then, where none tells anything, the place in order, from 0.
+    The config's list wins; then the epoch that the contents tell, where all do, then their step; then the number
+    after the word epoch in all names, then after step or iteration; each where it tells all apart; then the last
+    number of each name; then, where none tells anything, the place in order, from 0.
 
     Args:
         run: the run.
         names: of its checkpoints, in natural order.
-        content_steps: what each content says; None where nothing.
+        content: what each content says: its "epoch", its "step", both or neither.
 
     Raises:
         ConfigError: where the config's list does not fit.
@@ -32,23 +32,24 @@ def resolve_steps(run: Run, names: Sequence[str], content_steps: Sequence[int | 
             what = f"lists {len(run.steps)} steps for {len(names)} checkpoints"
             raise ConfigError(f"run {run.name}: steps", what, f"one for each of {listing(names)}")
         return _distinct(run, names, run.steps, ConfigError)
-    by_word = [[_number(name, word) for name in names] for word in STEP_WORDS]
-    sources = [source for source in [content_steps, *by_word] if None not in source]
+    by_word = [[number_after(word, name) for name in names] for word in STEP_WORDS]
+    by_content = [[said.get(unit) for said in content] for unit in ("epoch", "step")]
+    sources = [source for source in [*by_content, *by_word] if None not in source]
     for source in sources:
         if len(set(source)) == len(source):
             return tuple(step for step in source if step is not None)
     if sources:
         return _distinct(run, names, [step for step in sources[0] if step is not None], CheckpointError)
-    return _distinct(run, names, _mixed_steps(run, names, content_steps, by_word), CheckpointError)
+    return _distinct(run, names, _mixed_steps(run, names, by_content, by_word), CheckpointError)
 
 
-def _number(name: str, word: str) -> int | None:
+def number_after(word: str, name: str) -> int | None:
     """Read the number after a word: epoch=3, epoch_003, Epoch3."""
     match = re.search(rf"(?<![a-z])(?:{word})[^a-z0-9]*([0-9]{{1,18}})(?![0-9])", name.lower())
     return int(match[1]) if match else None
 
 
-def _last_number(name: str) -> int | None:
+def last_number(name: str) -> int | None:
     """Read the last whole number; 0.95 is an accuracy, not a step."""
     numbers = [number for number in re.findall(r"[0-9]+(?:\.[0-9]+)*", name) if number.isdigit() and len(number) < 19]
     return int(numbers[-1]) if numbers else None
@@ -57,12 +58,12 @@ def _last_number(name: str) -> int | None:
 def _mixed_steps(
     run: Run,
     names: Sequence[str],
-    content_steps: Sequence[int | None],
+    by_content: Sequence[Sequence[int | None]],
     by_word: Sequence[Sequence[int | None]],
 ) -> list[int]:
     """Take each step from the name, else from the content; from the place only where none tells any."""
     steps: list[int | None] = []
-    for told in zip(*by_word, map(_last_number, names), content_steps, strict=True):
+    for told in zip(*by_word, map(last_number, names), *by_content, strict=True):
         steps.append(next((step for step in told if step is not None), None))
     known = [step for step in steps if step is not None]
     if not known:

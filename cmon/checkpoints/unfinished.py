@@ -5,11 +5,12 @@ import os
 import stat
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from cmon.checkpoints.reading import DAMAGE
+from cmon.checkpoints.damage import DAMAGE
+from cmon.checkpoints.folders import STATE
 
 # What was last changed longer ago is finished; what is wrong with it is a mistake.
 RECENT_S = 60
@@ -39,14 +40,15 @@ class Look(NamedTuple):
         return abs(time.time() - self.modified_ns / 1e9)
 
 
-def unfinished(paths: Sequence[Path]) -> dict[Path, str]:
+def unfinished(paths: Sequence[Path], last: Collection[Path] = ()) -> dict[Path, str]:
     """Say of each checkpoint that is still being written how that shows.
 
     Only what was changed a short while ago, and whose format does not say that it is whole, is watched. What cannot
     be read, or is renamed meanwhile, is left out: those who read it say what is wrong.
 
     Args:
-        paths: the checkpoints of one run, in their natural order.
+        paths: the files of all checkpoints of one run, in their natural order.
+        last: those of the last checkpoint; without it, the last file.
 
     Returns:
         A few words for people, such as "is still being written", by path.
@@ -57,8 +59,18 @@ def unfinished(paths: Sequence[Path]) -> dict[Path, str]:
     while any(after[path] == look for path, look in before.items()) and time.monotonic() < watched_until:
         time.sleep(LOOK_S)
         after = {path: _look(path) for path in before}
-    reasons = {path: _reason(look, after[path], path == paths[-1]) for path, look in before.items()}
+    reasons = {path: _reason(look, after[path], path in (last or paths[-1:])) for path, look in before.items()}
     return {path: reason for path, reason in reasons.items() if reason}
+
+
+def is_early(folder: Path) -> bool:
+    """Tell whether Hugging Face's Trainer is still writing a folder: the weights come first, its own state last."""
+    started = folder / "training_args.bin"
+    try:
+        recent = abs(time.time() - started.stat().st_mtime) < RECENT_S
+    except OSError:
+        return False
+    return recent and not (folder / STATE).exists()
 
 
 def _reason(before: Look, after: Look | None, last: bool) -> str:

@@ -3,10 +3,12 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from cmon.checkpoints.finding import CheckpointFile, discover
-from cmon.checkpoints.unfinished import unfinished
+from cmon.checkpoints.folders import members
+from cmon.checkpoints.repeats import checkpoint_sha256, set_aside
+from cmon.checkpoints.unfinished import is_early, unfinished
 from cmon.config import Run
 from cmon.errors import CheckpointError, ConfigError, listing, nearest, one_line
 from cmon.fingerprint import HashMemory, Recipe
@@ -63,6 +65,13 @@ class Unit:
             return None
         return Path(str(self.run.masks).replace("{checkpoint}", self.checkpoint.name))
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Return the files that a checkpoint is read from, without its masks'; itself where they cannot be told."""
+        if isinstance(self.checkpoint, Untrained):
+            return ()
+        return _files(self.checkpoint.path)
+
     def weights(self, memory: HashMemory) -> Recipe:
         """Say what decides the network's weights, beside its model.
 
@@ -73,15 +82,23 @@ class Unit:
             return {"checkpoint": f"random-init {self.checkpoint.seed}"}
         sha256 = _sha256(self.checkpoint.path, memory, "mend or leave it out")
         saved = {"checkpoint": sha256, "state_dict_key": self.run.state_dict_key}
+        saved |= {"weights": self.run.weights} if self.run.weights != "raw" else {}
         hint = "name a file that can be read as the run's masks, or leave masks out"
         return saved | ({"masks": _sha256(self.masks, memory, hint)} if self.masks else {})
 
 
 def _sha256(path: Path, memory: HashMemory, hint: str) -> str:
     try:
-        return memory.sha256(path)
+        return checkpoint_sha256(path, memory)
     except OSError as error:
         raise CheckpointError(path, error.strerror or "cannot be read", hint) from error
+
+
+def _files(path: Path) -> tuple[Path, ...]:
+    try:
+        return members(path)
+    except (CheckpointError, OSError):  # who reads it says what is wrong
+        return (path,)
 
 
 # What a submission to a cluster has listed: run -> checkpoint -> file.
@@ -94,26 +111,30 @@ class Roster:
 
     Args:
         runs: of the study.
+        memory: of hashes.
         frozen: the checkpoints as a submission has listed them; without it those that are there now.
         due: names of the units that shards are made of; without it all.
         unread: names of units that changed while they were read, and are to be left out as well.
     """
 
     runs: Sequence[Run]
+    memory: HashMemory
     frozen: Frozen | None = None
     due: Collection[str] | None = None
     unread: frozenset[str] = frozenset()
-    _listed: dict[str, tuple[tuple[Unit, ...], dict[str, str]]] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
+    _listed: dict[str, "_Listed"] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def trained(self, run: Run) -> tuple[Unit, ...]:
-        """List a run's checkpoints, see `discover`, but for those that are still being written."""
-        return self._list(run)[0]
+        """List a run's checkpoints, see `discover`, but for those that are left or set aside."""
+        return self._list(run).units
 
     def left(self, run: Run) -> dict[str, str]:
         """Say of the run's checkpoints that are still being written how that shows, by the name of the unit."""
-        return self._list(run)[1]
+        return self._list(run).left
+
+    def aside(self, run: Run) -> dict[str, str]:
+        """Say of the run's checkpoints that are not counted why, see `set_aside`, by the name of the unit."""
+        return self._list(run).aside
 
     def untrained(self, run: Run) -> tuple[Unit, ...]:
         """List the untrained networks that a run asks for, by seed."""
@@ -137,7 +158,7 @@ class Roster:
         # Another run may have no checkpoints yet.
         chosen = [run for run in self.runs if not runs or run.name in runs]
         units = [unit for run in chosen for unit in (*self.trained(run), *self.untrained(run))]
-        left = [name for run in chosen for name in self.left(run)]
+        left = [name for run in chosen for name in (*self.left(run), *self.aside(run))]
         known = [unit.name for unit in units] + left
         _check_known("--checkpoint", checkpoints, [name.partition("/")[2] for name in known], known)
         asked = [unit for unit in units if not checkpoints or {unit.name, unit.checkpoint.name} & {*checkpoints}]
@@ -146,21 +167,39 @@ class Roster:
         index, shards = shard
         return tuple([unit for unit in asked if self.due is None or unit.name in self.due][index::shards])
 
-    def _list(self, run: Run) -> tuple[tuple[Unit, ...], dict[str, str]]:
+    def _list(self, run: Run) -> "_Listed":
         if run.name not in self._listed:
             if self.frozen is None:
                 found = discover(run)
-                reasons = unfinished([checkpoint.path for checkpoint in found])
+                reasons = _unfinished(found)
+                aside = set_aside(run, [one for one in found if one.name not in reasons], self.memory)
             else:
                 found = tuple(CheckpointFile(name, Path(path)) for name, path in self.frozen[run.name].items())
-                reasons = {}
-            units = [Unit(run, checkpoint) for checkpoint in found]
-            left = {
-                unit.name: f"{unit.where} {reasons[Path(unit.where)]}" for unit in units if Path(unit.where) in reasons
-            }
+                reasons, aside = {}, {}
+            units = [Unit(run, one) for one in found]
+            left = {u.name: f"{u.where} {reasons[u.checkpoint.name]}" for u in units if u.checkpoint.name in reasons}
             left |= {unit.name: f"{unit.where} changed while it was read" for unit in units if unit.name in self.unread}
-            self._listed[run.name] = tuple(unit for unit in units if unit.name not in left), left
+            known = {unit.name: aside[unit.checkpoint.name] for unit in units if unit.checkpoint.name in aside}
+            counted = tuple(unit for unit in units if unit.name not in left and unit.name not in known)
+            self._listed[run.name] = _Listed(counted, left, known)
         return self._listed[run.name]
+
+
+class _Listed(NamedTuple):
+    """A run's checkpoints: those that count, those that are being written, and those that are set aside."""
+
+    units: tuple[Unit, ...]
+    left: dict[str, str]
+    aside: dict[str, str]
+
+
+def _unfinished(found: Sequence[CheckpointFile]) -> dict[str, str]:
+    """Say of the checkpoints that are still being written how that shows, by name."""
+    files = {one.name: _files(one.path) for one in found}
+    early = {one.name: "has no trainer_state.json yet" for one in found if is_early(one.path)}
+    reasons = unfinished([path for paths in files.values() for path in paths], files[found[-1].name])
+    told = {name: [reasons[path] for path in paths if path in reasons] for name, paths in files.items()}
+    return early | {name: reasons[0] for name, reasons in told.items() if reasons}
 
 
 def _check_known(option: str, names: Sequence[str], known: Sequence[str], full: Sequence[str] = ()) -> None:

@@ -39,11 +39,19 @@ class Run(Section):
     name: Name
     checkpoints: FilePath | list[FilePath] = Field(description="a glob or folder, or a list of files")
     steps: list[Step] | None = Field(None, description="the step of each checkpoint, in natural order of their names")
-    model: Source = Field(description="torchvision:NAME, timm:NAME, package.module:function or file.py:function")
+    model: Source = Field(
+        description="torchvision:NAME, timm:NAME, transformers:FOLDER, package.module:function or file.py:function"
+    )
     model_args: dict[str, Any] = Field({}, description="keyword arguments of the model's function")
     layers: list[str] = Field(min_length=1, description="names or globs; * stays within one level, ** does not")
     preprocess: Preprocess = Preprocess()
     state_dict_key: str | None = Field(None, description='where the weights are, such as "state_dict.0"')
+    weights: Literal["raw", "ema"] = Field(
+        "raw", description="ema: their moving average, of checkpoints that hold both, such as timm's"
+    )
+    allow_missing: list[str] = Field(
+        [], description="globs of the model's tensors, such as fc.*, that no chosen layer depends on: they need not fit"
+    )
     layer_names: dict[str, str] = Field(
         {}, description="what tables and figures call a layer, so that layers of other architectures stand beside it"
     )
@@ -63,7 +71,12 @@ class Run(Section):
     metrics: FilePath | None = Field(
         None, description="a .csv with a column checkpoint or step, and numbers such as accuracy and robust_accuracy"
     )
-    tokens: Literal["class", "mean"] = Field("class", description="which tokens stand for a transformer's unit")
+    tokens: Literal["class", "mean", "patches"] = Field(
+        "class", description="which tokens stand for a transformer's unit; patches: all but class and register tokens"
+    )
+    prefix_tokens: int | None = Field(
+        None, ge=0, le=1024, description="how many tokens precede the patches, where the model does not tell"
+    )
     baseline: Literal["none", "random-init"] = Field(
         "none", description="random-init: how many units of the untrained network pass the same test"
     )
@@ -75,6 +88,12 @@ class Run(Section):
             canonical_json(self.model_args)
         except (TypeError, ValueError) as error:
             raise ValueError(f"model_args must be plain numbers, texts, lists and tables: {error}") from error
+        return self
+
+    @model_validator(mode="after")
+    def _says_one_place(self) -> "Run":
+        if self.state_dict_key is not None and self.weights != "raw":
+            raise ValueError('weights = "ema" is for the usual places: let state_dict_key alone name them')
         return self
 
     @model_validator(mode="after")

@@ -49,7 +49,7 @@ def read_study_labels(plan: Plan, table: DetectorTable, evidence: Evidence) -> S
     for index, run in enumerate(plan.study.run):
         mine = [unit for unit in plan.units if unit.run is run]
         read = [read_labels(plan.similarity(table, unit).path) for unit in mine]
-        steps = resolve_steps(run, [unit.checkpoint.name for unit in mine], [one.step for one in read])
+        steps = resolve_steps(run, [unit.checkpoint.name for unit in mine], [one.steps for one in read])
         for position in np.argsort(steps, kind="stable"):
             name = mine[position].checkpoint.name
             names.append(CheckpointName(index, name, int(steps[position]), read[position].sparsity))

@@ -137,13 +137,13 @@ class CheckpointActivations:
     Args:
         image_ids: (I,) names, in the order of the rows.
         layers: in forward order.
-        step: what the checkpoint's content says of its step; None where it says nothing.
+        steps: what the checkpoint's content says of itself: its "epoch", its "step", both or neither.
         sparsity: share of zeros among the network's weights, which are its parameters of two or more dimensions.
     """
 
     image_ids: tuple[str, ...]
     layers: tuple[LayerActivations, ...]
-    step: int | None
+    steps: dict[str, int]
     sparsity: float
 
 
@@ -214,7 +214,7 @@ class CheckpointLabels:
         concepts: the C words that indices mean.
         image_ids: (I,) the images that indices mean.
         layers: in forward order.
-        step: as in CheckpointActivations.
+        steps: as in CheckpointActivations.
         score_unit: what a score is measured in.
         concept_images: (C,) int64, how many images show each concept by the probe's own labels, -1 where they do not
             say; None where they were not read.
@@ -224,7 +224,7 @@ class CheckpointLabels:
     concepts: Concepts
     image_ids: tuple[str, ...]
     layers: tuple[LayerLabels, ...]
-    step: int | None
+    steps: dict[str, int]
     score_unit: str
     concept_images: LongArray | None = None
     sparsity: float = float("nan")

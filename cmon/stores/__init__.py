@@ -8,7 +8,7 @@ carries the fletcher32 filter; strings are UTF-8 of fixed length; numbers are fl
 I images, U units of a layer, C concepts, D dimensions, R rows, K checkpoints, L layers.
 
 activations, a file per checkpoint: activations/<run>/<checkpoint>.h5
-    attribute step                  int64  what the checkpoint's content says of its step, if it does
+    attributes epoch, step          int64  what the checkpoint's content says of itself, each if it does
     attribute sparsity              float64, share of zeros among the network's parameters of two or more dimensions,
                                     after masks; NaN where it has none, or in a file of an older cmon
     /images/id                      (I,)   str, sorted; row i of every array below is image i
@@ -36,8 +36,8 @@ evidence, a file per workspace: evidence.h5
     /concept_features               (C, D) unit norm
 
 similarity, a file per detector and checkpoint: similarity/<detector>/<run>/<checkpoint>.h5
-    attributes step, sparsity, score_unit; concepts are those of its detector: the evidence's, or the counts'; untrained
-    networks are similarity/<detector>/<run>~baseline/random-init-<seed>.h5, and so are their activations and counts
+    attributes epoch, step, sparsity, score_unit; concepts are those of its detector: the evidence's, or the counts';
+    untrained networks are similarity/<detector>/<run>~baseline/random-init-<seed>.h5, and so are their activations and counts
     /concepts/images                (C,)   int64, images that show each by the probe's own labels, -1 unknown; or absent
     /images/id, /concepts/name, /concepts/category, /layer_names
     /layers/<layer>                 attributes: numbers on the scoring, such as a, spread, prior_perplexity

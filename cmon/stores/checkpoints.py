@@ -38,7 +38,7 @@ def write_activations(
     """Write one checkpoint's activations; `pooling` names the datasets."""
 
     def fill(file: h5py.File) -> None:
-        _write_step(file, recorded.step)
+        _write_steps(file, recorded.steps)
         write_facts(file, {"sparsity": recorded.sparsity})
         write_strings(file, "images/id", recorded.image_ids)
         write_strings(file, "layer_names", tuple(layer.name for layer in recorded.layers))
@@ -54,7 +54,7 @@ def read_activations(path: Path, pooling: str) -> CheckpointActivations:
         layers = tuple(
             LayerActivations(name, file[f"layers/{name}/{pooling}"][:]) for name in read_strings(file, "layer_names")
         )
-        return CheckpointActivations(read_strings(file, "images/id"), layers, _read_step(file), _read_sparsity(file))
+        return CheckpointActivations(read_strings(file, "images/id"), layers, _read_steps(file), _read_sparsity(file))
 
 
 def write_counts(path: Path, recipe: Recipe, provenance: Json, counts: CheckpointCounts) -> None:
@@ -116,7 +116,7 @@ def write_labels(path: Path, recipe: Recipe, provenance: Json, labels: Checkpoin
     """Write one checkpoint's scores and labels under one detector."""
 
     def fill(file: h5py.File) -> None:
-        _write_step(file, labels.step)
+        _write_steps(file, labels.steps)
         write_facts(file, {"sparsity": labels.sparsity})
         write_attribute(file, "score_unit", labels.score_unit)
         write_strings(file, "images/id", labels.image_ids)
@@ -144,7 +144,7 @@ def read_labels(path: Path) -> CheckpointLabels:
             )
         ids, concepts = read_strings(file, "images/id"), read_concepts(file)
         images, unit = read_concept_images(file), read_attribute(file, "score_unit")
-        facts = (_read_step(file), unit, images, _read_sparsity(file))
+        facts = (_read_steps(file), unit, images, _read_sparsity(file))
         return CheckpointLabels(concepts, ids, tuple(layers), *facts)
 
 
@@ -160,13 +160,13 @@ def _read_layer_counts(group: h5py.Group, name: str) -> LayerCounts:
     return LayerCounts(name=name, draws=draws, **{array: group[array][:] for array in COUNT_ARRAYS})
 
 
-def _write_step(file: h5py.File, step: int | None) -> None:
-    if step is not None:
-        file.attrs["step"] = np.int64(step)
+def _write_steps(file: h5py.File, steps: dict[str, int]) -> None:
+    for unit, number in steps.items():
+        file.attrs[unit] = np.int64(number)
 
 
-def _read_step(file: h5py.File) -> int | None:
-    return int(file.attrs["step"]) if "step" in file.attrs else None
+def _read_steps(file: h5py.File) -> dict[str, int]:
+    return {unit: int(file.attrs[unit]) for unit in ("epoch", "step") if unit in file.attrs}
 
 
 def _read_sparsity(file: h5py.File) -> float:

@@ -174,12 +174,12 @@ def _train(plan: Plan, units: list[Unit], evidence: Evidence, numbers: np.random
         layers = tuple(
             _labels(name, place, trainings[name].wakes > time, evidence, numbers) for name, place in places.items()
         )
-        about = (evidence.concepts, evidence.image_ids, layers, k, "nats", np.full(WORDS, -1, np.int64), 0.0)
+        about = (evidence.concepts, evidence.image_ids, layers, {"epoch": k}, "nats", np.full(WORDS, -1, np.int64), 0.0)
         target = plan.similarity(table, unit)
         write_labels(target.path, target.recipe, provenance(), CheckpointLabels(*about))
         target = plan.activations(unit)
         responses = tuple(LayerActivations(name, _responses(place, evidence)) for name, place in places.items())
-        recorded = CheckpointActivations(evidence.image_ids, responses, k, 0.0)
+        recorded = CheckpointActivations(evidence.image_ids, responses, {"epoch": k}, 0.0)
         write_activations(target.path, target.recipe, provenance(), recorded, "mean")
 
 

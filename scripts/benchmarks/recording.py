@@ -72,7 +72,7 @@ class Recorded:
         cache = decoded(plan, run.preprocess, Quiet(), Options().profile)
         self.batches = Batches(cache, run.preprocess, batch_size(None, self.device), self.device)
         self.pairs = foldable(self.model, layers)
-        self.forward = Forward(plan, self.model, self.pairs, self.recorder, self.batches, None, None, Options())
+        self.forward = Forward(plan, self.model, self.pairs, self.recorder, self.batches, None, None, Options(), {})
         unit = plan.units[1]
         self.task = Task(unit, plan.activations(unit), None)
 
@@ -167,7 +167,7 @@ def _words_in_bfloat16(data: Path) -> Iterator[Row]:
     equal: dict[str, list[np.ndarray]] = {"top_down": [], "soft_wpmi": []}
     for epoch in EPOCHS:
         path = data / "resnet20_epochs" / f"{epoch}.pt"
-        load_into(model, read_checkpoint(path, None, False), path)
+        load_into(model, read_checkpoint(path, None, "raw", False), path)
         model.to(memory_format=torch.channels_last)
         exact, rounded = (
             Recorder(layers, precision=precision)(model, images.split(128), len(images))

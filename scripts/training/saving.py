@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cmon import h5
-from cmon.checkpoints.reading import DAMAGE, load_torch
+from cmon.checkpoints.loading import load
 from cmon.errors import CmonError, ConfigError, StoreError, listing, one_line
 from training.command import TrainingError
 
@@ -57,8 +57,8 @@ def torch_bytes(content: dict[str, Any]) -> bytes:
 def read_torch(path: Path) -> dict[str, Any]:
     """Read a file of ours, without running code and with its checksums verified."""
     try:
-        return dict(load_torch(path, trust_pickle=False))
-    except (*DAMAGE, CmonError) as error:
+        return dict(load(path, trust_pickle=False).content)
+    except (TypeError, ValueError, CmonError) as error:
         raise TrainingError(path, f"cannot be read: {one_line(error)}", "delete it and run the same command") from error
 
 

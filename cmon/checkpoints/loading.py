@@ -1,0 +1,191 @@
+"""One file's content onto the CPU, by its ending or its first bytes, without running any of its code."""
+
+import pickle
+import stat
+import types
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cmon.checkpoints.archives import Archive
+from cmon.checkpoints.damage import DAMAGE, DAMAGE_HINT, refusal, refused_name
+from cmon.checkpoints.distributed import load_distributed
+from cmon.checkpoints.exported import is_exported, load_exported
+from cmon.checkpoints.folders import INDEX, STATE, shards, weights_of
+from cmon.checkpoints.scripted import is_scripted, load_scripted
+from cmon.checkpoints.standins import Inert, may_stand_in, stand_ins
+from cmon.errors import CheckpointError, listing
+
+MOST_STRANGERS = 100
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a checkpoint holds as it was saved.
+
+    Args:
+        content: a dict mostly, as torch.load returns it.
+        container: what it is kept in: "torch", "safetensors", "TorchScript", "torch.export", "distributed".
+        strangers: names of classes that were stood in for, since to load them could run code.
+    """
+
+    content: Any
+    container: str
+    strangers: tuple[str, ...] = ()
+
+
+def load(path: Path, trust_pickle: bool) -> Loaded:
+    """Load a checkpoint: a file, an index of shards, or a folder.
+
+    Raises:
+        CheckpointError: where it is of no known kind, needs code to run, or is damaged.
+    """
+    try:
+        return _load(path, trust_pickle)
+    except DAMAGE as error:
+        raise refusal(path, error) from error
+
+
+def _load(path: Path, trust_pickle: bool) -> Loaded:
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        held = weights_of(path)
+        if held is None:
+            raise CheckpointError(path, "is a folder without a checkpoint's files", "name a checkpoint")
+        if held.is_dir():
+            return Loaded(load_distributed(held, trust_pickle), "distributed")
+        return _load(held, trust_pickle)
+    if not stat.S_ISREG(status.st_mode):
+        raise CheckpointError(path, "is no file", "name a file")
+    if not status.st_size:
+        raise CheckpointError(path, "is empty: 0 bytes", DAMAGE_HINT)
+    if path.name.endswith(INDEX):
+        parts = [_load(part, trust_pickle) for part in shards(path)]
+        if any(not isinstance(part.content, Mapping) for part in parts):
+            raise CheckpointError(path, "names shards that hold no tensors by name", DAMAGE_HINT)
+        tensors = {name: value for part in parts for name, value in _flat(part.content).items()}
+        return Loaded({"state_dict": tensors, **_beside(path)}, parts[0].container)
+    loader = LOADERS.get(path.suffix.lower())
+    if loader is None and not begins_as(path):
+        raise CheckpointError(path, f"is of no known kind; known endings: {listing(LOADERS)}", "name a checkpoint")
+    loaded = (loader or load_torch)(path, trust_pickle)
+    beside = _beside(path)
+    if beside and isinstance(loaded.content, Mapping):
+        return Loaded({"state_dict": _flat(loaded.content), **beside}, loaded.container, loaded.strangers)
+    return loaded
+
+
+def _flat(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    held = content.get("state_dict")
+    return held if isinstance(held, Mapping) else content
+
+
+def _beside(path: Path) -> dict[str, Any]:
+    """Read what the Trainer says of itself in the folder of its weights."""
+    import json
+
+    file = path.parent / STATE
+    if not path.name.startswith(("model.", "pytorch_model.")) or not file.is_file():
+        return {}
+    state = json.loads(file.read_text(encoding="utf-8"))
+    return {"global_step": state.get("global_step"), STATE: True} if isinstance(state, dict) else {}
+
+
+def load_torch(path: Path, trust_pickle: bool) -> Loaded:
+    """Load what torch.save wrote, or another archive of torch's, after verifying its checksums."""
+    kind = begins_as(path)
+    if not kind:
+        raise CheckpointError(path, "is damaged, or is no file of torch.save", DAMAGE_HINT)
+    if kind == "zip":
+        with path.open("rb") as file:
+            archive = Archive(file, path)
+            archive.verify()
+            names = list(archive)
+        if is_scripted(names):
+            return Loaded(load_scripted(path, trust_pickle), "TorchScript")
+        if is_exported(names):
+            return Loaded(load_exported(path, trust_pickle), "torch.export")
+    return _load_pickle(path, trust_pickle)
+
+
+def load_safetensors(path: Path, trust_pickle: bool) -> Loaded:  # noqa: ARG001  # it has no pickle
+    """Load a file of safetensors, its metadata beside the tensors as torch's checkpoints have it."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
+            return Loaded({**(file.metadata() or {}), "state_dict": tensors}, "safetensors")
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+
+
+LOADERS: dict[str, Callable[[Path, bool], Loaded]] = {
+    **dict.fromkeys((".pt", ".pth", ".ckpt", ".th", ".bin", ".tar", ".pt2", ".torchscript"), load_torch),
+    ".safetensors": load_safetensors,
+}
+
+
+def _load_pickle(path: Path, trust_pickle: bool) -> Loaded:
+    """Unpickle what torch.save wrote; what is beside the weights and could run code is stood in for."""
+    import torch
+
+    strangers: dict[str, Any] = {}
+    while True:
+        known: list[Any] = [(stand_in, name) for name, stand_in in {**stand_ins(), **strangers}.items()]
+        # torch warns of what is an error below, or of what the user has just agreed to.
+        with warnings.catch_warnings(), torch.serialization.safe_globals(known):
+            warnings.simplefilter("ignore")
+            try:
+                if trust_pickle:
+                    # torch takes this module for pickle itself.
+                    content = torch.load(path, "cpu", _forgiving(), weights_only=False)
+                else:
+                    content = torch.load(path, "cpu", weights_only=True)
+                return Loaded(content, "torch", tuple(strangers))
+            except pickle.UnpicklingError as error:
+                name = refused_name(error)
+                if not name or name in strangers or not may_stand_in(name) or len(strangers) == MOST_STRANGERS:
+                    raise
+                strangers[name] = type(name, (Inert,), {})
+
+
+def _forgiving() -> types.ModuleType:
+    """Return pickle, but that a class which is not there becomes a module, whose parts are its state.
+
+    A network that a script has saved whole is of a class of `__main__`, which nobody else can import.
+    """
+    from torch import nn
+
+    class Stranger(nn.Module):
+        """Stand for a class that cannot be imported."""
+
+        def __init__(self, *_: Any) -> None:
+            super().__init__()
+
+    class Unpickler(pickle.Unpickler):
+        """Find classes, or stand in for them."""
+
+        def find_class(self, module: str, name: str) -> Any:
+            """Find a class."""
+            try:
+                return super().find_class(module, name)
+            except (ImportError, AttributeError):
+                return Stranger
+
+    forgiving = types.ModuleType("pickle")
+    vars(forgiving).update(
+        vars(pickle) | {"Unpickler": Unpickler, "load": lambda file, **how: Unpickler(file, **how).load()}
+    )
+    return forgiving
+
+
+def begins_as(path: Path) -> str:
+    """Tell whether a file begins as a "zip", as a binary "pickle", or as neither: ""."""
+    with path.open("rb") as file:
+        head = file.read(4)
+    if head == b"PK\x03\x04":
+        return "zip"
+    return "pickle" if head[:1] == b"\x80" and head[1:2] <= bytes([pickle.HIGHEST_PROTOCOL]) else ""
