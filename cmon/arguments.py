@@ -1,8 +1,11 @@
 """What may stand on the command line, and what is made of it."""
 
 import re
+import tomllib
+from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,6 +36,34 @@ ManifestOption = Annotated[Path | None, typer.Option("--manifest", help="The uni
 RequeueOption = Annotated[bool, typer.Option("--requeue", help="In a Slurm job: requeue it where its time ends.")]
 WaitOption = Annotated[float, typer.Option("--wait", min=0, help="Look again so many seconds for a missing input.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+PathsArgument = Annotated[
+    list[Path], typer.Argument(help="Checkpoints, folders of them, or globs.", metavar="PATH", show_default=False)
+]
+ModelOption = Annotated[
+    str, typer.Option("--model", metavar="SOURCE", help="Say how they match this model, named as in a config.")
+]
+ModelArgOption = Annotated[
+    list[str] | None,
+    typer.Option("--model-arg", metavar="KEY=VALUE", help="An argument of the model, its value as TOML (repeatable)."),
+]
+StateDictKeyOption = Annotated[
+    str | None, typer.Option("--state-dict-key", metavar="KEY", help='Where the weights are, such as "state_dict.0".')
+]
+AllowMissingOption = Annotated[
+    list[str] | None,
+    typer.Option("--allow-missing", metavar="GLOB", help="Tensors that need not fit, such as fc.* (repeatable)."),
+]
+
+
+class Which(StrEnum):
+    """Which weights are meant of a checkpoint that holds both."""
+
+    RAW = "raw"
+    EMA = "ema"
+
+
+WeightsOption = Annotated[Which, typer.Option("--weights", help="ema: their moving average, where both are there.")]
 
 
 def read_plan(config: Path, manifest: Path | None = None) -> "Plan":
@@ -57,3 +88,34 @@ def read_shard(text: str) -> tuple[int, int] | None:
     if not match or int(match[1]) >= int(match[2]):
         raise ConfigError("--shard", f"{one_line(text)} is no share", "write I/N with I from 0 to N - 1, such as 0/4")
     return int(match[1]), int(match[2])
+
+
+def read_model(source: str, arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """Read a model's name, whose path starts at the working directory, and its arguments, each KEY=VALUE in TOML.
+
+    Raises:
+        ConfigError: for anything else.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    from cmon.paths import Source
+
+    try:
+        name = TypeAdapter(Source).validate_python(source, context={"folder": Path.cwd()})
+    except ValidationError as error:
+        raise ConfigError("--model", one_line(error.errors()[0]["msg"])) from error
+    return name, dict(map(_read_argument, arguments))
+
+
+def _read_argument(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    hint = """write KEY=VALUE, such as num_classes=10, drop=0.5, pretrained=false or 'pool="avg"'"""
+    if not (key.isidentifier() and equals):
+        raise ConfigError("--model-arg", f"{one_line(text)} names no argument", hint)
+    try:
+        read = tomllib.loads(f"value = {value}")
+    except ValueError as error:
+        raise ConfigError("--model-arg", f"{one_line(text)} has no value of TOML: {one_line(error)}", hint) from error
+    if len(read) > 1:
+        raise ConfigError("--model-arg", f"{one_line(text)} has more than one value", hint)
+    return key, read["value"]

@@ -6,7 +6,7 @@ Progress goes to stderr: a bar on a terminal, else one flushed line per unit of 
 import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 LINE_EVERY_S = 30.0
 LOOK_EVERY_S = 0.2
+LONGEST_CELL, MOST_NAMES = 1000, 4
 
 
 class Quiet:
@@ -100,10 +101,11 @@ class Lines(Quiet):
 
 
 class Bars(Quiet):
-    """Draws a bar, for terminals."""
+    """Draws a bar, for terminals; one that is transient is gone at its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, transient: bool) -> None:
         super().__init__()
+        self._transient = transient
         from rich.console import Console
 
         self._console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
@@ -125,6 +127,7 @@ class Bars(Quiet):
             *columns[1:],
             TextColumn("{task.fields[name]}", markup=False),
             console=self._console,
+            transient=self._transient,
         )
         self._bar.start()
         self._task = self._bar.add_task(label, total=total, name="")
@@ -141,9 +144,9 @@ class Bars(Quiet):
             self._bar = None
 
 
-def shown_progress(quiet: bool) -> Quiet:
+def shown_progress(quiet: bool, transient: bool = False) -> Quiet:
     """Return what says how far a command is: nothing, a bar on a terminal, or lines."""
-    return Quiet() if quiet else Bars() if sys.stderr.isatty() else Lines()
+    return Quiet() if quiet else Bars(transient) if sys.stderr.isatty() else Lines()
 
 
 def run_stage(
@@ -172,6 +175,8 @@ def run_stage(
     for warning in dict.fromkeys(outcome.warnings):
         progress.line(f"warning: {warning}")
     say_left(outcome.left, progress)
+    for reason in outcome.aside.values():
+        progress.line(f"not counted: {reason}")
     counts = f"{len(outcome.made)} made, {outcome.current} current"
     counts += "".join(
         f", {len(some)} {what}" for what, some in (("left", outcome.left), ("failed", outcome.failed)) if some
@@ -181,6 +186,73 @@ def run_stage(
     for line in options.profile.lines(elapsed_s, peak_memory_mib()) if profile else ():
         progress.line(line)
     return outcome
+
+
+def show_table(
+    header: Sequence[str], rows: Sequence[Sequence[object]], remarks: Sequence[Sequence[str]], title: str
+) -> None:
+    """Print a table, whole numbers at the right of their columns.
+
+    On a terminal it is drawn for its width, with the remarks below it. Elsewhere it is a line a row without the title,
+    in columns that are two blanks apart, an empty cell a "-", the remarks last: for programs such as awk.
+
+    Args:
+        header: what the columns are called.
+        rows: of as many cells.
+        remarks: on each row.
+        title: of the table.
+    """
+    numeric = [any(map(_is_number, column)) for column in zip(*rows, strict=True)]
+    if sys.stdout.isatty():
+        _draw_table(header, rows, title, numeric)
+        for remark, names in _alike(
+            (remark, str(row[0])) for row, on in zip(rows, remarks, strict=True) for remark in on
+        ):
+            whose = "all" if len(names) == len(rows) > 1 else listing(names, MOST_NAMES)
+            sys.stdout.write(f"{whose}: {one_line(remark, LONGEST_CELL)}\n")
+        return
+    told = [[*row, "; ".join(on)] for row, on in zip(rows, remarks, strict=True)]
+    lines = [[*header, "notes"], *([one_line(cell, LONGEST_CELL) or "-" for cell in row] for row in told)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = zip(line, widths, [*numeric, False], strict=True)
+        text = "  ".join(cell.rjust(width) if right else cell.ljust(width) for cell, width, right in cells)
+        sys.stdout.write(f"{text.rstrip()}\n")
+
+
+def _is_number(cell: object) -> bool:
+    return isinstance(cell, int) or str(cell).endswith("%")
+
+
+def _draw_table(header: Sequence[str], rows: Sequence[Sequence[object]], title: str, numeric: Sequence[bool]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for name, right in zip(header, numeric, strict=True):
+        table.add_column(name, justify="right" if right else "left", no_wrap=right, overflow="fold")
+    for row in rows:
+        texts = (f"{cell:,}" if isinstance(cell, int) else one_line(cell, LONGEST_CELL) for cell in row)
+        table.add_row(*map(Text, texts))
+    console = Console(highlight=False)
+    console.print(Text(one_line(title, LONGEST_CELL), style="bold"))
+    console.print(table)
+
+
+def _alike(remarks: Iterable[tuple[str, str]]) -> Iterable[tuple[str, list[str]]]:
+    """Gather the names that share a remark."""
+    found: dict[str, list[str]] = {}
+    for remark, name in remarks:
+        found.setdefault(remark, []).append(name)
+    return found.items()
+
+
+def show_facts(facts: Mapping[str, object]) -> None:
+    """Print what is known of one thing, a line each: what it is called, a colon, and what it is."""
+    width = max(map(len, facts)) + 1
+    for name, fact in facts.items():
+        sys.stdout.write(f"{name + ':':{width}} {one_line(fact, LONGEST_CELL)}\n")
 
 
 def say_left(left: dict[str, str], progress: Quiet) -> None:

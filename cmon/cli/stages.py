@@ -1,16 +1,10 @@
-"""The command line: read the config, call a stage, print, exit; no logic of its own."""
+"""The commands that make something: the four stages, all of them in order, and jobs of a cluster that do."""
 
-import contextlib
-import io
 import json
-import os
-import sys
-import warnings
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cmon import __version__
 from cmon.arguments import (
     CheckpointOption,
     ConfigArgument,
@@ -19,7 +13,6 @@ from cmon.arguments import (
     DryRunOption,
     ForceOption,
     ManifestOption,
-    MissingOption,
     ProfileOption,
     QuietOption,
     RequeueOption,
@@ -33,39 +26,12 @@ from cmon.arguments import (
     read_plan,
     read_shard,
 )
-from cmon.console import run_stage, say, say_failures, say_left, shown_progress
-from cmon.errors import CmonError, StaleInputError, one_line
-from cmon.signals import Stopped, ignore, listen
+from cmon.console import run_stage, say_failures, say_left, shown_progress
 
 if TYPE_CHECKING:
     from cmon.work import Outcome
 
-# typer carries a click of its own from some version on: its base class is taken from wherever typer has it.
-UsageError: Any = typer.BadParameter.__base__
 
-app = typer.Typer(
-    name="cmon",
-    help="Say which concept each neuron of a vision network detects, at every checkpoint of its training.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-
-
-@app.callback(invoke_without_command=True)
-def _root(
-    context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-) -> None:
-    if version:
-        typer.echo(__version__)
-        raise typer.Exit
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
-        raise typer.Exit(2)
-
-
-@app.command()
 def activations(
     config: ConfigArgument,
     run: RunOption = None,
@@ -91,7 +57,6 @@ def activations(
         _exit([run_stage("activations", record_activations, read_plan(config, manifest), options, quiet, profile)])
 
 
-@app.command()
 def dissect(
     config: ConfigArgument,
     run: RunOption = None,
@@ -116,7 +81,6 @@ def dissect(
         _exit([run_stage("dissect", dissect_checkpoints, read_plan(config, manifest), options, quiet, profile)])
 
 
-@app.command()
 def embed(
     config: ConfigArgument,
     manifest: ManifestOption = None,
@@ -137,7 +101,6 @@ def embed(
     _exit([run_stage("embed", embed_study, read_plan(config, manifest), options, quiet, profile)])
 
 
-@app.command()
 def report(
     config: ConfigArgument,
     manifest: ManifestOption = None,
@@ -157,7 +120,6 @@ def report(
         typer.echo(plan.workspace.report / "index.html")
 
 
-@app.command()
 def run(
     config: ConfigArgument,
     watch: WatchOption = None,
@@ -189,7 +151,6 @@ def run(
     typer.echo(plan.workspace.report / "index.html")
 
 
-@app.command()
 def submit(
     config: ConfigArgument,
     sbatch: SbatchArgument = None,
@@ -210,73 +171,6 @@ def submit(
     typer.echo(submission.text() if dry_run else json.dumps(submit_jobs(submission)))
     if plan.workspace.root.is_dir():
         plan.memory.save()
-
-
-@app.command()
-def status(config: ConfigArgument, missing: MissingOption = False, debug: DebugOption = False) -> None:
-    """Say of every file: current, missing or stale, and why. Exits with 3 where one is not current."""
-    from cmon.status import file_states, missing_units
-
-    plan = read_plan(config)
-    states = list(file_states(plan))
-    for unit in missing_units(states) if missing else ():
-        typer.echo(unit)
-    for file in () if missing else states:
-        typer.echo(f"{file.state.status:8} {file.name}" + (f"  ({file.state.reason})" if file.state.reason else ""))
-    if plan.workspace.root.is_dir():
-        plan.memory.save()
-    if any(file.lacks for file in states):
-        raise typer.Exit(StaleInputError.exit_code)
-
-
-@app.command()
-def plan(
-    config: ConfigArgument, device: DeviceOption = "auto", trust_pickle: TrustOption = False, debug: DebugOption = False
-) -> None:
-    """Say what is left to do: how many minutes, how much disk and memory, from samples that are timed now."""
-    from cmon.estimate import estimate_lines
-    from cmon.work import Options
-
-    study = read_plan(config)
-    with contextlib.redirect_stdout(sys.stderr):
-        lines = list(estimate_lines(study, Options(device=device, trust_pickle=trust_pickle)))
-    if study.workspace.root.is_dir():
-        study.memory.save()
-    typer.echo("\n".join(lines))
-
-
-@app.command()
-def schema() -> None:
-    """Print the JSON Schema of the config, for editors."""
-    from cmon.config import schema as config_schema
-
-    typer.echo(json.dumps(config_schema(), indent=2))
-
-
-def main() -> NoReturn:
-    """Run the command line; every mistake of a user's is one line, and the exit code tells which kind."""
-    listen()
-    # Pillow's, which would be lines of their own; who decodes tells of it. Its class would take Pillow's import.
-    warnings.filterwarnings("error", "Image size .* exceeds limit")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be in no character set
-    try:
-        code = app(standalone_mode=False, prog_name="cmon")
-    except CmonError as error:
-        say(error)
-        code = error.exit_code
-    except Stopped as stopped:
-        ignore()
-        pieces = f"{stopped.finished} piece{'s' * (stopped.finished != 1)} of work by this run"
-        sys.stderr.write(f"stopped: what is done is kept ({pieces}), run the same command to go on{stopped.note}\n")
-        code = stopped.exit_code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
-    except UsageError as error:
-        sys.stderr.write(f"error: {one_line(error.format_message())}\nhint: cmon --help\n")
-        code = 2
-    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _exit(outcomes: "list[Outcome]") -> None:
