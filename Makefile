@@ -7,7 +7,7 @@ export CMON_DATA
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo small demo-check statistics-check which-score test test-slurm check faults bench clean
+.PHONY: help install demo small vit demo-check statistics-check which-score test test-slurm check faults bench clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 19
@@ -31,6 +31,11 @@ small: install  ## the paper's four case studies, small (25 minutes); CMON_DATA 
 	  echo 'hint: make small CMON_DATA=/path/to/data; README says what belongs there' >&2; exit 2; }
 	$(MAKE) -j2 -f sample_configs/small/Makefile PYTHON=$(BIN)/python CMON=$(BIN)/cmon
 	$(BIN)/python scripts/check_claims.py
+
+vit: install  ## a ViT that the Trainer trained and a ConvNeXt by timm, watched on the demo's world (about 12 minutes)
+	$(BIN)/python scripts/concept_world.py $(DEMO)/world --images 3000 --seed 1
+	$(BIN)/python scripts/train_vision_models.py build/vit_convnext
+	$(BIN)/cmon run sample_configs/vit_convnext.toml
 
 demo-check: install  ## how often the demo's words are right, where the truth is known
 	$(BIN)/python scripts/check_demo.py

@@ -368,7 +368,7 @@ def test_a_whole_module_whose_class_is_gone_is_read_by_its_parts_where_trusted(t
     model = nn.Sequential(Gone(3, 2), nn.BatchNorm1d(2))
     path = saved(tmp_path / "x.pt", {"model": model, "epoch": 4})
     monkeypatch.delitem(globals(), "Gone")
-    with pytest.raises(CheckpointError, match="needs test_checkpoints.Gone, which could run code|needs torch"):
+    with pytest.raises(CheckpointError, match=r"needs test_checkpoints.Gone, which could run code|needs torch"):
         read_checkpoint(path, None, "raw", False)
     read = read_checkpoint(path, None, "raw", True)
     assert equal(read.tensors, model.state_dict()) and read.steps == {"epoch": 4} and read.kind == "whole module"

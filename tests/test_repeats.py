@@ -55,6 +55,14 @@ def test_equal_weights_of_two_steps_are_two_checkpoints(tmp_path):
     assert aside(tmp_path) == {}
 
 
+def test_one_checkpoint_under_the_names_of_two_schemes_is_counted_once(tmp_path):
+    for epoch, step in ((0, 50), (1, 100), (2, 150)):
+        torch.save(state(epoch, epoch=epoch, global_step=step), tmp_path / f"epoch={epoch}.ckpt")
+    torch.save(state(1, epoch=1, global_step=100), tmp_path / "step=100.ckpt")
+    torch.save(state(7, epoch=1, global_step=120), tmp_path / "step=120.ckpt")
+    assert aside(tmp_path) == {"step=100": f"{tmp_path}/step=100.ckpt holds the same weights as epoch=1"}
+
+
 def test_where_the_config_lists_steps_all_are_counted(tmp_path):
     saved(tmp_path, epoch_1=state(1), last=state(1))
     assert aside(tmp_path, steps=[1, 2]) == {}

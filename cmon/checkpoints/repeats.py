@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -99,7 +100,13 @@ def _is_doubtful(name: str, names: Sequence[str], index: int) -> bool:
     """Tell whether a checkpoint may be another's copy, by its name alone."""
     if NAMED.search(name) or last_number(name) is None or VERSION.sub("", name) in {*names} - {name}:
         return True
-    return _numbers(name) in [_numbers(other) for other in names[:index]]
+    # Two callbacks that save by epochs and by steps leave one checkpoint under two names now and then.
+    usual = Counter(_pattern(other) for other in names if not NAMED.search(other)).most_common(1)[0][0]
+    return _pattern(name) != usual or _numbers(name) in [_numbers(other) for other in names[:index]]
+
+
+def _pattern(name: str) -> str:
+    return re.sub(r"[0-9]+", "0", name)
 
 
 def _tells(name: str) -> bool:

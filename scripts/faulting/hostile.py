@@ -5,7 +5,7 @@ import random
 import shutil
 import time
 
-from faulting import pickles, probes, tensors, texts
+from faulting import folders, pickles, probes, tensors, texts
 from faulting.cases import Case
 from faulting.running import cmon, forked
 from faulting.study import Study, listing, remove
@@ -18,7 +18,7 @@ LONGEST_S = 60
 
 def cases() -> list[Case]:
     """List all hostile inputs."""
-    return [case for module in (pickles, tensors, probes, texts) for case in module.cases()]
+    return [case for module in (pickles, tensors, folders, probes, texts) for case in module.cases()]
 
 
 def provoke(study: Study, ordinary_mib: float, number: int, draws: random.Random) -> list[Tally]:
