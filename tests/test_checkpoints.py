@@ -1,5 +1,6 @@
 import argparse
 import collections
+import enum
 import io
 import os
 import pickle
@@ -372,6 +373,37 @@ def test_a_whole_module_whose_class_is_gone_is_read_by_its_parts_where_trusted(t
         read_checkpoint(path, None, "raw", False)
     read = read_checkpoint(path, None, "raw", True)
     assert equal(read.tensors, model.state_dict()) and read.steps == {"epoch": 4} and read.kind == "whole module"
+
+
+class Settings(dict):
+    """A dictionary of a class of its own, as Lightning's hyper-parameters are."""
+
+
+class Seen(list):
+    """A list of a class of its own."""
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_objects_of_any_class_beside_the_weights_are_left_alone(tmp_path, zipped):
+    loss = nn.CrossEntropyLoss() if zipped else torch.optim.Adam  # of a module the older format keeps the source
+    beside = [Settings(lr=0.1, loss=loss), Seen([1, Settings()]), Colour.RED, collections.deque([1])]
+    path = tmp_path / "x.pt"
+    saved(path, {"extra": beside, "state_dict": weights(), "epoch": 2}, _use_new_zipfile_serialization=zipped)
+    read = read_checkpoint(path, None, "raw", False)
+    assert equal(read.tensors, weights()) and read.steps == {"epoch": 2}
+
+
+def test_a_module_in_the_older_format_needs_trust(tmp_path):
+    content = {"state_dict": weights(), "loss": nn.CrossEntropyLoss()}
+    path = saved(tmp_path / "x.pt", content, _use_new_zipfile_serialization=False)
+    with pytest.raises(CheckpointError, match="a module that was pickled whole, which could run code") as caught:
+        read_checkpoint(path, None, "raw", False)
+    assert "--trust-pickle" in caught.value.hint
+    assert equal(read_checkpoint(path, None, "raw", True).tensors, weights())
 
 
 def test_the_allowance_for_harmless_things_ends_with_the_reading(tmp_path):

@@ -106,6 +106,19 @@ def test_of_two_parts_that_fit_neither_is_taken_unasked(tmp_path):
     assert torch.equal(fit(read, net(), ANYWHERE)["fc.bias"], net().fc.bias + 1)
 
 
+def test_of_a_lightning_module_the_one_part_that_fits_is_taken(tmp_path):
+    part = {f"net.{name}": value for name, value in net().state_dict().items()}
+    saved = {"pytorch-lightning_version": "2", "epoch": 1, "state_dict": {**part, "loss.weight": torch.ones(10)}}
+    torch.save(saved, tmp_path / "x.ckpt")
+    read = read_checkpoint(tmp_path / "x.ckpt", None, "raw", False)
+    assert torch.equal(fit(read, net(), ANYWHERE)["fc.bias"], net().fc.bias)
+    saved["state_dict"] |= {f"teacher.{name}": value for name, value in net().state_dict().items()}
+    torch.save(saved, tmp_path / "x.ckpt")
+    with pytest.raises(CheckpointError) as caught:
+        fit(read_checkpoint(tmp_path / "x.ckpt", None, "raw", False), net(), ANYWHERE)
+    assert caught.value.hint == 'a part of it fits: set state_dict_key = "state_dict.net" or state_dict.teacher'
+
+
 WHO = (("student", 0), ("teacher", 1))
 
 

@@ -50,6 +50,12 @@ def test_one_that_tells_no_step_and_is_nobodys_copy_is_set_aside(tmp_path):
     assert all("tells no step" in reason and "steps" in reason for reason in told.values())
 
 
+def test_one_with_other_weights_under_anothers_step_is_set_aside(tmp_path):
+    saved(tmp_path, epoch_1=state(1, epoch=1), epoch_2=state(2, epoch=2), model=state(1.5, epoch=2))
+    told = aside(tmp_path)
+    assert list(told) == ["model"] and "tells the step of epoch_2, and holds other weights" in told["model"]
+
+
 def test_equal_weights_of_two_steps_are_two_checkpoints(tmp_path):
     saved(tmp_path, epoch_1=state(1), epoch_2=state(1))
     assert aside(tmp_path) == {}

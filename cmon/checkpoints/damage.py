@@ -41,6 +41,8 @@ def refusal(path: Path, error: BaseException) -> CheckpointError:
     text = str(error)
     if name := refused_name(error):
         return needs_trust(path, name)
+    if "persistent_load of storage" in text:  # the older format names the source of modules so
+        return needs_trust(path, "a module that was pickled whole")
     if isinstance(error, OSError) and error.filename:  # zipfile raises it without, of a damaged file
         return CheckpointError(path, error.strerror or "cannot be opened", "name a file that can be read")
     text = text.rpartition("WeightsUnpickler error: ")[2].partition("Check the documentation")[0]

@@ -138,6 +138,8 @@ def fit(
     best = target.closest(weights.tensors)
     if any(target.misfits(best).values()) and pruned_names(weights.tensors):
         best = target.closest(multiplied(weights.tensors, path))
+    if weights.larger and any(target.misfits(best).values()) and len(parts := _parts(target, weights.tensors)) == 1:
+        best = target.closest(_part(weights.tensors, parts[0]))
     _refuse_half_pruned(best, state, path)
     _refuse_misfits(target, best, weights, path)
     fitted = {name: best[name].detach().to(value.dtype) for name, value in state.items() if target.fits(name, best)}
@@ -226,6 +228,10 @@ def _parts(target: Target, tensors: "dict[str, Tensor]") -> list[str]:
         if 0 < len(part) < len(tensors) and not any(target.misfits(part).values()):
             found.append(level)
     return found
+
+
+def _part(tensors: "dict[str, Tensor]", level: str) -> "dict[str, Tensor]":
+    return {name.removeprefix(f"{level}."): value for name, value in tensors.items() if name.startswith(f"{level}.")}
 
 
 def _clash(tensors: "dict[str, Tensor]", target: Target) -> str:

@@ -20,6 +20,7 @@ class Kind:
         averaged: the same of their exponential moving average.
         steps: what of its content says the epoch and the step, each as the names of keys, earlier ones winning.
         trust: can it be read only with --trust-pickle.
+        larger: is the network one part of what is saved, beside losses and metrics.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Kind:
     averaged: tuple[str, ...] = ()
     steps: Mapping[str, tuple[str, ...]] | None = None
     trust: bool = False
+    larger: bool = False
 
 
 # Where training scripts put the weights and their average, and how the content says the step: earlier ones win.
@@ -60,7 +62,9 @@ def _is_bare(loaded: Loaded) -> bool:
     import torch
 
     held = loaded.content
-    return isinstance(held, Mapping) and any(isinstance(value, torch.Tensor) and value.dim() for value in held.values())
+    if not isinstance(held, Mapping) or any(isinstance(held.get(place), Mapping) for place in PLACES):
+        return False
+    return any(isinstance(value, torch.Tensor) and value.dim() for value in held.values())
 
 
 # The first that says yes is it; the last always does.
@@ -73,6 +77,7 @@ KINDS = (
         raw=("current_model_state",),
         averaged=("state_dict",),
         steps=LIGHTNING_STEPS,
+        larger=True,
     ),
     Kind(
         "PyTorch Lightning",
@@ -81,6 +86,7 @@ KINDS = (
         _has("pytorch-lightning_version"),
         raw=("state_dict",),
         steps=LIGHTNING_STEPS,
+        larger=True,
     ),
     Kind(
         "Hugging Face Trainer",

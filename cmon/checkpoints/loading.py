@@ -2,23 +2,19 @@
 
 import pickle
 import stat
-import types
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cmon.checkpoints.archives import Archive
-from cmon.checkpoints.damage import DAMAGE, DAMAGE_HINT, refusal, refused_name
+from cmon.checkpoints.damage import DAMAGE, DAMAGE_HINT, refusal
 from cmon.checkpoints.distributed import load_distributed
 from cmon.checkpoints.exported import is_exported, load_exported
 from cmon.checkpoints.folders import INDEX, STATE, shards, weights_of
+from cmon.checkpoints.pickles import load_pickle
 from cmon.checkpoints.scripted import is_scripted, load_scripted
-from cmon.checkpoints.standins import Inert, may_stand_in, stand_ins
 from cmon.errors import CheckpointError, listing
-
-MOST_STRANGERS = 100
 
 
 @dataclass(frozen=True)
@@ -107,7 +103,8 @@ def load_torch(path: Path, trust_pickle: bool) -> Loaded:
             return Loaded(load_scripted(path, trust_pickle), "TorchScript")
         if is_exported(names):
             return Loaded(load_exported(path, trust_pickle), "torch.export")
-    return _load_pickle(path, trust_pickle)
+    content, strangers = load_pickle(path, trust_pickle)
+    return Loaded(content, "torch", strangers)
 
 
 def load_safetensors(path: Path, trust_pickle: bool) -> Loaded:  # noqa: ARG001  # it has no pickle
@@ -126,60 +123,6 @@ LOADERS: dict[str, Callable[[Path, bool], Loaded]] = {
     **dict.fromkeys((".pt", ".pth", ".ckpt", ".th", ".bin", ".tar", ".pt2", ".torchscript"), load_torch),
     ".safetensors": load_safetensors,
 }
-
-
-def _load_pickle(path: Path, trust_pickle: bool) -> Loaded:
-    """Unpickle what torch.save wrote; what is beside the weights and could run code is stood in for."""
-    import torch
-
-    strangers: dict[str, Any] = {}
-    while True:
-        known: list[Any] = [(stand_in, name) for name, stand_in in {**stand_ins(), **strangers}.items()]
-        # torch warns of what is an error below, or of what the user has just agreed to.
-        with warnings.catch_warnings(), torch.serialization.safe_globals(known):
-            warnings.simplefilter("ignore")
-            try:
-                if trust_pickle:
-                    # torch takes this module for pickle itself.
-                    content = torch.load(path, "cpu", _forgiving(), weights_only=False)
-                else:
-                    content = torch.load(path, "cpu", weights_only=True)
-                return Loaded(content, "torch", tuple(strangers))
-            except pickle.UnpicklingError as error:
-                name = refused_name(error)
-                if not name or name in strangers or not may_stand_in(name) or len(strangers) == MOST_STRANGERS:
-                    raise
-                strangers[name] = type(name, (Inert,), {})
-
-
-def _forgiving() -> types.ModuleType:
-    """Return pickle, but that a class which is not there becomes a module, whose parts are its state.
-
-    A network that a script has saved whole is of a class of `__main__`, which nobody else can import.
-    """
-    from torch import nn
-
-    class Stranger(nn.Module):
-        """Stand for a class that cannot be imported."""
-
-        def __init__(self, *_: Any) -> None:
-            super().__init__()
-
-    class Unpickler(pickle.Unpickler):
-        """Find classes, or stand in for them."""
-
-        def find_class(self, module: str, name: str) -> Any:
-            """Find a class."""
-            try:
-                return super().find_class(module, name)
-            except (ImportError, AttributeError):
-                return Stranger
-
-    forgiving = types.ModuleType("pickle")
-    vars(forgiving).update(
-        vars(pickle) | {"Unpickler": Unpickler, "load": lambda file, **how: Unpickler(file, **how).load()}
-    )
-    return forgiving
 
 
 def begins_as(path: Path) -> str:

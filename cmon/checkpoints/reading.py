@@ -26,6 +26,7 @@ class Weights:
         kind: what it is, by the name of one of KINDS.
         place: where in the content the weights lie; "" is the top level.
         averaged: does it hold raw and averaged weights both.
+        larger: is the network one part of what is saved, beside losses and metrics.
     """
 
     tensors: "dict[str, Tensor]"
@@ -33,6 +34,7 @@ class Weights:
     kind: str = ""
     place: str = ""
     averaged: bool = False
+    larger: bool = False
 
 
 def read_checkpoint(path: Path, state_dict_key: str | None, which: Which, trust_pickle: bool) -> Weights:
@@ -58,7 +60,7 @@ def read_checkpoint(path: Path, state_dict_key: str | None, which: Which, trust_
                 raise needs_trust(path, loaded.strangers[0]) from None
             raise
         both = averaged is not None and state_dict_key is None and (which == "ema" or found.place != averaged.place)
-        return Weights(found.tensors, steps_in(loaded.content, kind), kind.name, found.place, both)
+        return Weights(found.tensors, steps_in(loaded.content, kind), kind.name, found.place, both, kind.larger)
     except DAMAGE as error:
         raise refusal(path, error) from error
 

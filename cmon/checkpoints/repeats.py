@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,10 +24,10 @@ VERSION = re.compile(r"-v[0-9]+$")  # Lightning's, of a name that was there alre
 
 
 class Held(NamedTuple):
-    """The weights of a checkpoint as a sha256, and whether its content tells a step, or what is wrong with it."""
+    """The weights of a checkpoint as a sha256, and the steps that its content tells; None where it cannot be read."""
 
     digest: str
-    tells: bool
+    steps: dict[str, int] | None
 
 
 def set_aside(run: Run, found: Sequence[CheckpointFile], memory: HashMemory) -> dict[str, str]:
@@ -49,18 +49,26 @@ def set_aside(run: Run, found: Sequence[CheckpointFile], memory: HashMemory) -> 
     doubtful = [one for index, one in enumerate(others) if _is_doubtful(one.name, names, index)]
     if not doubtful or len(others) < 2:
         return aside
-    first: dict[str, str] = {}
     sure = [one for one in others if one not in doubtful]
+    held = {one.name: held_by(one.path, run.state_dict_key, run.weights, memory) for one in (*sure, *doubtful)}
+    first: dict[str, str] = {}
     for one in sure:
-        first.setdefault(held_by(one.path, run.state_dict_key, run.weights, memory).digest, one.name)
+        first.setdefault(held[one.name].digest, one.name)
     for one in doubtful:
-        held = held_by(one.path, run.state_dict_key, run.weights, memory)
-        same = first.setdefault(held.digest, one.name)
+        same = first.setdefault(held[one.name].digest, one.name)
         if same != one.name:
             aside[one.name] = f"{one.path} holds the same weights as {same}"
-        elif sure and not held.tells and not _tells(one.name):
-            aside[one.name] = f"{one.path} tells no step, nor holds another's weights; list the run's steps to count it"
+        elif sure and not _tells(one.name) and (why := _no_step_of_its_own(held[one.name], sure, held)):
+            aside[one.name] = f"{one.path} {why}; list the run's steps to count it"
     return aside
+
+
+def _no_step_of_its_own(mine: Held, sure: Sequence[CheckpointFile], held: Mapping[str, Held]) -> str:
+    """Say of a checkpoint whose name tells no step why its content tells none for it either; "" where it does."""
+    if mine.steps == {}:
+        return "tells no step, and holds no other's weights"
+    there = next((one.name for one in sure if mine.steps and held[one.name].steps == mine.steps), "")
+    return f"tells the step of {there}, and holds other weights" if there else ""
 
 
 def held_by(path: Path, state_dict_key: str | None, which: Which, memory: HashMemory) -> Held:
@@ -71,16 +79,16 @@ def held_by(path: Path, state_dict_key: str | None, which: Which, memory: HashMe
     try:
         sha256 = checkpoint_sha256(path, memory)
     except (CheckpointError, OSError):
-        return Held(str(path), True)
+        return Held(str(path), None)
 
     def compute() -> str:
         try:
             weights = read_checkpoint(path, state_dict_key, which, trust_pickle=False)
-            return json.dumps([digest(weights.tensors) or sha256, bool(weights.steps)])
+            return json.dumps([digest(weights.tensors) or sha256, weights.steps])
         except CheckpointError:
-            return json.dumps([sha256, True])
+            return json.dumps([sha256, None])
 
-    return Held(*json.loads(memory.derive(f"weights {DIGEST} {state_dict_key} {which} {sha256}", compute)))
+    return Held(*json.loads(memory.derive(f"steps and weights {DIGEST} {state_dict_key} {which} {sha256}", compute)))
 
 
 def checkpoint_sha256(path: Path, memory: HashMemory) -> str:

@@ -29,6 +29,14 @@ class InertDictionary:
         return {}
 
 
+class InertList:
+    """Stand for a class of lists: torch's safe unpickler fills plain ones only."""
+
+    def __new__(cls, *_: Any) -> "list[Any]":  # type: ignore[misc]
+        """Return a plain list."""
+        return []
+
+
 def scalar(dtype: Any, data: Any = None) -> Any:
     """Read a numpy number, such as an epoch, without numpy's own unpickling."""
     code = dtype.parts[0] if isinstance(dtype, Inert) and dtype.parts else None
@@ -52,7 +60,12 @@ def stand_ins() -> dict[str, Any]:
         "pytorch_lightning.utilities.parsing.AttributeDict",
     ]
     scalars = {f"numpy.{core}.multiarray.scalar": scalar for core in ("core", "_core")}
-    return {**dict.fromkeys(inert, Inert), **dict.fromkeys(dictionaries, InertDictionary), **scalars}
+    return {
+        **dict.fromkeys(inert, Inert),
+        **scalars,
+        "collections.defaultdict": InertDictionary,
+        "collections.deque": InertList,
+    }
 
 
 def may_stand_in(name: str) -> bool:

@@ -37,7 +37,8 @@ evidence, a file per workspace: evidence.h5
 
 similarity, a file per detector and checkpoint: similarity/<detector>/<run>/<checkpoint>.h5
     attributes epoch, step, sparsity, score_unit; concepts are those of its detector: the evidence's, or the counts';
-    untrained networks are similarity/<detector>/<run>~baseline/random-init-<seed>.h5, and so are their activations and counts
+    untrained networks are similarity/<detector>/<run>~baseline/random-init-<seed>.h5, and so are their activations
+    and counts
     /concepts/images                (C,)   int64, images that show each by the probe's own labels, -1 unknown; or absent
     /images/id, /concepts/name, /concepts/category, /layer_names
     /layers/<layer>                 attributes: numbers on the scoring, such as a, spread, prior_perplexity
