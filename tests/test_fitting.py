@@ -61,6 +61,7 @@ def test_one_layer_of_another_shape_is_named():
     assert error.what == (
         "does not fit the model: 1 of another shape (body.0.weight is 4x3x3x3, the model has 4x3x1x1)"
     )
+    assert "allow_missing" not in error.hint
 
 
 def test_whole_numbers_that_are_missing_cannot_be_allowed():
@@ -88,6 +89,8 @@ def test_names_that_a_prefix_alone_tells_apart_are_both_named():
     assert "left over (module.body.0.weight" in error.what
     weights = {**net().state_dict(), "module.fc.weight": torch.ones(10, 4)}
     assert "both fc.weight and module.fc.weight would be fc.weight" in refused(weights, net()).what
+    weights = {**net().state_dict(), **{f"module.{name}": value for name, value in net().state_dict().items()}}
+    assert "both body.0.weight and module.body.0.weight would be body.0.weight" in refused(weights, net()).what
 
 
 def test_a_part_of_a_larger_network_is_pointed_out():
