@@ -214,48 +214,6 @@ def _refuse_misfits(target: Target, best: "dict[str, Tensor]", weights: Weights,
         hint += f" or {listing(places[1:])}" if places[1:] else ""
     elif head := _head(target, {name.split(" ")[0] for names in misfits.values() for name in names}):
         hint = f'if no layer of the run depends on it, set allow_missing = ["{one_line(head)}.*"]'
-    raise CheckpointError(path, f"does not fit the model: {one_line(error)}") from error
-    if not allow_missing:
-        return ()
-    return tuple(name for name, value in fitted.items() if value.is_floating_point() and value.isnan().any())
-
-
-def renamings(tensors: "dict[str, Tensor]") -> "Iterator[dict[str, Tensor]]":
-    """Yield the tensors under their names, then under all that is left of these as wrappers are taken off."""
-    queue = [tuple(tensors)]
-    for names in queue:
-        yield dict(zip(names, tensors.values(), strict=True))
-        queue += [shorter for shorter in _shorter(names) if shorter not in queue and len(set(shorter)) == len(names)]
-
-
-def unwrapped(name: str) -> str:
-    """Return a name without the wrappers that may stand anywhere in it."""
-    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
-
-
-def wrapping(names: Iterable[str]) -> str:
-    """Return what wrappers have put before all of some names, such as `module._orig_mod.`; "" where nothing."""
-    left, found = list(names), ""
-    while prefix := next((one for one in PREFIXES if left and all(name.startswith(one) for name in left)), ""):
-        left, found = [name.removeprefix(prefix) for name in left], found + prefix
-    return found
-
-
-def _refuse_misfits(target: Target, best: "dict[str, Tensor]", weights: Weights, path: Path) -> None:
-    """Raise where complaints are left, with what would mend them."""
-    misfits = target.misfits(best)
-    parts = [f"{len(names)} {kind} ({listing(names, 3)})" for kind, names in misfits.items() if names]
-    if not parts:
-        return
-    hint = "check the run's model and model_args, and state_dict_key"
-    if fitting := _parts(target, weights.tensors):
-        places = [".".join(filter(None, (weights.place, part))) for part in fitting]
-        hint = f'a part of it fits: set state_dict_key = "{one_line(places[0])}"'
-        hint += f" or {listing(places[1:])}" if places[1:] else ""
-    elif clash := _clash(weights.tensors, target):
-        parts.append(clash)
-    elif len(heads := {name.split(" ")[0].partition(".")[0] for names in misfits.values() for name in names}) == 1:
-        hint = f'if no layer of the run depends on it, set allow_missing = ["{one_line(heads.pop())}.*"]'
     raise CheckpointError(path, f"does not fit the model: {', '.join(parts)}", hint)
 
 
@@ -263,7 +221,8 @@ def _head(target: Target, bad: set[str]) -> str:
     """Return the one part of the model of which nothing fits, while all else does; "" where there is none."""
     heads = {name.partition(".")[0] for name in bad}
     head = heads.pop() if len(heads) == 1 else ""
-    return head if {name for name in target.expected if name.startswith(f"{head}.")} <= bad else ""
+    whole = {name for name in target.expected if name.startswith(f"{head}.") and not name.endswith(COUNTER)}
+    return head if whole <= bad else ""
 
 
 def _parts(target: Target, tensors: "dict[str, Tensor]") -> list[str]:
