@@ -206,16 +206,34 @@ def test_the_intervals_of_differences_are_those_of_differences_in_single_resampl
         assert np.isnan(table[name][~alive]).all()
 
 
-def test_a_layer_that_a_run_lacks_is_left_blank_and_said_so():
+def test_a_layer_that_only_one_of_two_runs_has_is_in_the_table_alone():
     view = together(without(a_study(), 1, 0))
     table = compare_categories.table(view)
     assert set(chosen(table, run="robust")["layer"]) == {"late", "all layers"}
     assert set(chosen(table, run="robust", layer="all layers")["layer_units"]) == {3}
     said = words_of(drawn_from(compare_categories, view))
-    assert said.count("has no such layer") == said.count("nothing to compare") == 1
+    assert {"late", "all layers"} <= set(said) and "early" not in said
     # All layers of the one are six units, those of the other three.
     labels = [axes.get_xlabel() for axes in drawn_from(compare_categories, view).axes]
     assert "more % than in plain" in labels and "more units than in plain" in labels
+
+
+def test_a_layer_that_one_of_three_runs_lacks_is_left_blank_and_said_so():
+    study = a_study({"plain": RUNS["plain"], "robust": RUNS["robust"], "third": RUNS["plain"]})
+    said = words_of(drawn_from(compare_categories, together(without(study, 1, 0), (0, 1, 2))))
+    assert said.count("has no such layer") == 1 and "nothing to compare" not in said
+    assert (
+        words_of(drawn_from(compare_categories, together(without(study, 0, 0), (0, 1, 2)))).count("nothing to compare")
+        == 1
+    )
+
+
+def test_runs_that_share_no_layer_are_compared_in_all_their_layers_together():
+    view = together(without(without(a_study(), 0, 0), 1, 1))
+    said = words_of(drawn_from(compare_categories, view))
+    assert "all layers" in said and not {"early", "late", "has no such layer"} & set(said)
+    assert compare_retention.applies(view) == "the runs share no layer"
+    assert compare_retention.applies(together(a_study())) == ""
 
 
 def forest(axes: Any) -> list[tuple[float, bool]]:
@@ -576,3 +594,15 @@ def test_sparsity_is_drawn_in_per_cent_or_by_the_logarithm_of_what_is_left():
     assert figure.axes[1].get_lines()[2].get_xdata()[-1] == 4
     assert figure.axes[1].get_xlabel() == "weights pruned, % (log of the rest)"
     assert [text.get_text() for text in figure.axes[1].get_xticklabels()] == ["0", "90", "99", "100"]
+
+
+def test_runs_that_count_in_epochs_and_in_batches_go_each_from_its_first_step_to_its_last():
+    study = a_study({"epochs": RUNS["plain"], "batches": RUNS["plain"]}, steps=(0, 1, 3))
+    steps = [replace(name, step=500 * name.step) if name.run else name for name in study.checkpoints]
+    known = {"accuracy": np.linspace(0.1, 0.9, 6).astype(np.float32)}
+    figure = drawn_from(accuracy, together(replace(study, checkpoints=tuple(steps)), metrics=known))
+    lines = [line.get_xdata() for line in figure.axes[1].get_lines() if len(line.get_xdata()) == 3]
+    np.testing.assert_allclose(lines, [[0, 1 / 3, 1]] * 2)
+    assert figure.axes[1].get_xlabel() == "step, of each run's own"
+    shared = drawn_from(accuracy, together(study, metrics=known)).axes[1]
+    assert shared.get_xlabel() == "step" and shared.get_lines()[0].get_xdata().tolist() == [0, 1, 3]

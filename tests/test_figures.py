@@ -1,5 +1,6 @@
 import io
 import itertools
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,6 +9,8 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
+import torch
+from conftest import TinyStudy
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -825,6 +828,15 @@ def test_categories_keep_their_colours_whatever_other_ones_there_are():
     assert len(set(many.values())) == len(many)
 
 
+def test_lines_of_light_colours_have_a_darker_edge_and_others_have_none():
+    assert [colour for colour in (*style.CYCLE, *style.MORE) if style.edged(colour)] == ["#f0e442", "#ddcc77"]
+    words = {"wood": "material", "disc": "shape"}
+    study = a_study({"plain": [[[("wood", 2.0), ("disc", 2.0)]]] * 3}, words, layers=["only"])
+    axes = drawn("finetune", a_view(study, track=())).axes[1:]
+    edges = {line.get_color(): bool(line.get_path_effects()) for panel in axes for line in panel.get_lines()}
+    assert edges["#f0e442"] and not edges["#cc79a7"]
+
+
 def test_text_is_measured_as_it_is_drawn():
     for words in ("step 10", "a much longer line, with 0.123 and ×"):
         figure = Figure(figsize=(6, 1), dpi=300)
@@ -832,6 +844,44 @@ def test_text_is_measured_as_it_is_drawn():
         with matplotlib.rc_context({"text.hinting": "none"}):
             drawn_width = text.get_window_extent().width / 300
         assert style.text_width(words, style.SMALL) == pytest.approx(drawn_width, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "shortened"),
+    [
+        ("vit.layers.10.mlp.activation_fn", 3.0, "vit.layers.10.mlp.activation_fn"),
+        ("vit.layers.10.mlp.activation_fn", 1.3, "v.l.10.mlp.activation_fn"),
+        ("vit.layers.10.mlp.activation_fn", 1.1, "v.l.10.m.activation_fn"),
+        ("vit.layers.10.mlp.activation_fn", 0.8, "v.l.10.m.activ…"),
+        ("stages.2.blocks.1.mlp.act", 0.95, "s.2.b.1.mlp.act"),
+        ("layer4.12.conv2", 0.6, "l4.12.conv2"),
+        ("a_layer_of_one_level", 0.5, "a_layer_…"),
+    ],
+)
+def test_a_layers_name_is_shortened_to_its_numbers_and_last_level(name: str, width: float, shortened: str):
+    assert style.fit_layer(name, width, style.SMALL) == shortened
+    assert style.text_width(shortened, style.SMALL) <= width
+
+
+def test_long_names_of_layers_stay_apart_and_beside_their_units():
+    layers = [f"vit.encoder.layer.{i}.intermediate.intermediate_act_fn" for i in range(9)]
+    view = a_view(a_study({"plain": [[CELL] * 9] * 3}, layers=layers), track=((3, 1),))
+    for name in ("evolution", "categories", "top_units", "timeline"):
+        shown = [text for text in words_of(drawn(name, view)) if re.match(r"v\w*\.e", text)]
+        assert {re.sub(r".*\.(\d)\.i.*", r"\1", text) for text in shown} == set("012345678"), (name, shown)
+    assert any(re.fullmatch(r"A: .*\.3\..* unit 1", text) for text in words_of(drawn("trajectories", view)))
+
+
+def test_runs_without_a_layer_in_common_have_all_colours_each_and_others_the_same():
+    cells = {"vit": [[CELL, CELL, [], []]], "cnn": [[[], [], CELL, CELL]], "cnn again": [[[], [], [], CELL]]}
+    study = a_study(cells, steps=(0,), layers=["block.0", "block.1", "layer1", "layer2"])
+    vit, cnn, again = (columns.layers_alike(a_view(study, run=run)) for run in range(3))
+    assert vit == ["block.0", "block.1"] and cnn == again == ["layer1", "layer2"]
+    marks = [
+        [how["color"] for text, how in plane.plane_marks(view, plane.table(view)) if "concept" not in text][:2]
+        for view in (a_view(study, run=0, track=()), a_view(study, run=1, track=()))
+    ]
+    assert marks[0] == marks[1] == list(style.layer_colours(["any", "other"]).values())
 
 
 def test_a_long_word_is_cut_to_fit_and_letters_without_a_glyph_become_boxes():
@@ -862,3 +912,17 @@ def test_checkpoints_are_spaced_evenly_where_their_steps_would_hide_them(steps: 
     places, said = positions(np.array(steps))
     assert said == evenly
     assert places.tolist() == (list(range(len(steps))) if evenly else list(steps))
+
+
+def test_captions_say_which_tokens_and_which_weights_were_looked_at(study: TinyStudy):
+    for epoch in (1, 2, 3):
+        content = torch.load(study.checkpoint(f"epoch_{epoch}"))
+        torch.save({**content, "state_dict_ema": content["state_dict"]}, study.checkpoint(f"epoch_{epoch}"))
+    plain = study.tables["run"][0]
+    study.tables["run"] = [{**plain, "tokens": "mean"}, {**plain, "name": "averaged", "weights": "ema"}]
+    study.edit("report", figures=["categories", "compare_categories"])
+    assert study.cmon("run").code == 0
+    page = (study.workspace / "report" / "index.html").read_text()
+    captions = [line.partition("batchnorm as saved")[2] for line in page.splitlines() if "batchnorm as saved" in line]
+    ends = ["; tokens mean</p>", "; weights ema</p>", "; tokens mean; weights plain raw, averaged ema</p>"]
+    assert captions == ends

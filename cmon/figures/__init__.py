@@ -156,10 +156,11 @@ FIGURES: dict[str, Drawing] = {
     ),
     "compare_categories": Drawing(
         "Interpretable units by category, run by run",
-        "For each layer, and for all together, the runs' shares of units by category at every checkpoint, drawn as for "
-        "a single run; on the right, by how much each number of units at a run's last checkpoint is greater than at "
-        "the first run's last one (shares of the layer where its sizes differ), with the 95 % interval of the "
-        "difference itself over resamples of the probe's images, the same for both runs (hollow where it holds 0).",
+        "For each layer that two of the runs have, and for all layers together, the runs' shares of units by category "
+        "at every checkpoint, drawn as for a single run; on the right, by how much each number of units at a run's "
+        "last checkpoint is greater than at the first run's last one (shares of the layer where its sizes differ), "
+        "with the 95 % interval of the difference itself over resamples of the probe's images, the same for both runs "
+        "(hollow where it holds 0).",
         compare_categories.table,
         compare_categories.draw,
         "runs",
@@ -167,9 +168,9 @@ FIGURES: dict[str, Drawing] = {
     ),
     "compare_retention": Drawing(
         "Retention of words, run by run",
-        "For each layer, of the x % most interpretable units at a run's first checkpoint, the share that has the same "
-        "word at every later checkpoint of this run, and dotted, of few runs, at its last one; pale bands are 95 % "
-        "intervals over resamples of the probe's images.",
+        "For each layer that two of the runs have, of the x % most interpretable units at a run's first checkpoint, "
+        "the share that has the same word at every later checkpoint of this run, and dotted, of few runs, at its last "
+        "one; pale bands are 95 % intervals over resamples of the probe's images.",
         compare_retention.table,
         compare_retention.draw,
         "runs",
@@ -204,7 +205,8 @@ FIGURES: dict[str, Drawing] = {
     "accuracy": Drawing(
         "What the training recorded",
         "A line for each run over the checkpoints, as the training itself has recorded it: accuracies in one panel, "
-        "with their last values, a panel for each other metric; no intervals are known.",
+        "with their last values, a panel for each other metric; where one run counts far more steps than another, such "
+        "as batches and epochs, each goes from its own first to its own last; no intervals are known.",
         accuracy.table,
         accuracy.draw,
         "runs",

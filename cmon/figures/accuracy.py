@@ -23,6 +23,7 @@ WHOLE, LABELS = 3.97, 2.0  # inches: the panel of accuracies, and what is writte
 MARGIN, GAP, LINE = 0.68, 0.5, 0.125
 DOWN = 1.95  # inches from one row of small panels to the next
 MANY = 15  # checkpoints, from which marks are small
+MOST_APART = 20  # times as many steps in one run as in another on one axis
 
 
 def table(view: View) -> Table:
@@ -144,10 +145,20 @@ def apart(wanted: list[float], gap: float, low: float, high: float) -> list[floa
 
 def _line(axes: Axes, view: View, line: Table, look: dict[str, Any]) -> None:
     """Draw one metric of one run."""
-    places = dict(zip(*_places(view), strict=True))
-    x = [places[step] for step in line["step"].tolist()]
+    if _are_apart(view):
+        first, last = line["step"][0], line["step"][-1]
+        x = (line["step"] - first) / max(1, last - first)
+    else:
+        places = dict(zip(*_places(view), strict=True))
+        x = np.array([places[step] for step in line["step"].tolist()])
     many = len(x) > MANY
     axes.plot(x, line["value"], clip_on=False, **look | ({"ms": 0.6 * look["ms"]} if many else {}))
+
+
+def _are_apart(view: View) -> bool:
+    """Tell whether runs count in steps so different, such as epochs and batches, that they share no axis."""
+    last = [view.step(view.of_run(run).checkpoints[-1]) for run in shown_runs(view)]
+    return min(last) > 0 and max(last) > MOST_APART * min(last)
 
 
 def _places(view: View) -> tuple[list[int], list[float]]:
@@ -157,9 +168,14 @@ def _places(view: View) -> tuple[list[int], list[float]]:
 
 
 def _finish(axes: Axes, view: View, width: float) -> None:
-    """Set the steps of all runs, so that all panels have the same."""
-    steps, places = _places(view)
-    label_steps(axes, np.array(places), np.array(steps), positions(np.array(steps))[1], width)
-    margin = 0.02 * (places[-1] - places[0]) or 1.0
-    axes.set_xlim(places[0] - margin, places[-1] + margin)
+    """Set the steps of all runs, so that all panels have the same; or each run's own, from its first to its last."""
+    if _are_apart(view):
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_xticks([0, 0.5, 1], ["first", "half", "last"])
+        axes.set_xlabel("step, of each run's own", labelpad=2)
+    else:
+        steps, places = _places(view)
+        label_steps(axes, np.array(places), np.array(steps), positions(np.array(steps))[1], width)
+        margin = 0.02 * (places[-1] - places[0]) or 1.0
+        axes.set_xlim(places[0] - margin, places[-1] + margin)
     axes.spines[["top", "right"]].set_visible(False)

@@ -91,6 +91,17 @@ def layers_of(view: View) -> list[str]:
     return [view.study.layers[i] for i in np.unique(units.layer[units.run == view.run])]
 
 
+def layers_alike(view: View) -> list[str]:
+    """List the layers, in forward order, of the view's run and of all runs that share one with it.
+
+    They have one scale of colours: a layer looks the same in all of these runs, and networks that have nothing in
+    common do not halve each other's scale.
+    """
+    runs = [set(layers_of(view.of_run(run))) for run in range(len(view.study.runs))]
+    alike = set().union(*(layers for layers in runs if layers & runs[view.run]))
+    return [layer for layer in view.study.layers if layer in alike]
+
+
 def living(units: Table) -> Points:
     """Return the places (N, 2) of the units that are alive."""
     alive = units["state"] == "alive"

@@ -27,7 +27,7 @@ from cmon.figures.comparing import (
     shown_runs,
     spread_of,
 )
-from cmon.figures.style import GREY, NORMAL, PAGE_WIDTH, SMALL, Page, fit, styled, text_width
+from cmon.figures.style import GREY, NORMAL, PAGE_WIDTH, SMALL, Page, fit, fit_layer, styled, text_width
 from cmon.records import Table, View
 from cmon.statistics.history import Sampled
 
@@ -119,7 +119,7 @@ def applies(view: View) -> str:
 
 @styled
 def draw(view: View, table: Table) -> Figure:
-    """Draw for every layer, and for all, the runs' areas side by side and how their ends differ from the first's."""
+    """Draw for every shared layer, and for all, the runs' areas side by side and how their ends differ."""
     groups, layers = Groups.of(view.study), drawn_layers(view)
     page = Page(PAGE_WIDTH, f"{run_names(view)}: {groups.heading}")
     for layer in layers:
@@ -144,7 +144,7 @@ def _draw_layer(page: Page, view: View, rows: Table, layer: str, groups: Groups)
     forest = 3.0 if len(runs) < 3 else 2.5
     width = (page.width - MARGIN - forest - 0.3 - GAP * (per_line - 1)) / per_line
     sizes = np.unique(rows["layer_units"]).tolist()
-    title = fit(layer, page.width - 1.5, NORMAL, "bold")
+    title = fit_layer(layer, page.width - 1.5, NORMAL, "bold")
     page.text(0.1, page.y + 0.1, title, weight="bold")
     units = f"{' or '.join(f'{size:,}' for size in sizes[:2])}{' or more' * (len(sizes) > 2)} units"
     page.text(0.18 + text_width(title, NORMAL, "bold"), page.y + 0.1, units, size=SMALL, color=GREY)
@@ -160,10 +160,10 @@ def _draw_layer(page: Page, view: View, rows: Table, layer: str, groups: Groups)
         missing = "no unit is interpretable" if compared else "nothing to compare"
         entries = _entries(view, groups, rows, bool(room))
         box = (page.width - 0.1 - forest, top + 0.15, forest)
-        names = [fit(view.study.runs[run], 0.62, SMALL) for run in runs]
+        names = [fit(view.study.runs[run], 1.1, SMALL) for run in runs]
         said = f"at the end: {' | '.join(names)}" if room else "at the last checkpoint of each"
         page.text(page.width - 0.1, top + 0.09, fit(said, forest, SMALL), size=SMALL, color=GREY, ha="right")
-        than = f"than in {names[0]}" if room else "than the first run"
+        than = f"than in {fit(names[0], 0.62, SMALL)}" if room else "than the first run"
         label = f"more {'%' if _by_share(rows) else 'units'} {than}"
         height = max(height, draw_forest(page, box, entries, label, room, missing) - 0.02)
     page.y = top + 0.15 + height + 0.46

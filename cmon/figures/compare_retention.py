@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from cmon.figures import retention
 from cmon.figures.columns import chosen
-from cmon.figures.comparing import NOTE, layers_of_runs, one_run, run_looks, run_marks, run_names, shown_runs
+from cmon.figures.comparing import NOTE, compared_layers, one_run, run_looks, run_marks, run_names, shown_runs
 from cmon.figures.grid import layer_grid
 from cmon.figures.intervals import draw_band
 from cmon.figures.style import GREY, styled
@@ -55,13 +55,14 @@ def _compared(view: View, run: int, layers: dict[str, Retention], first: dict[st
 def applies(view: View) -> str:
     """Say why there is nothing to compare; "" where there is."""
     later = any(len(view.of_run(run).checkpoints) > 1 for run in shown_runs(view))
-    return one_run(view) or ("" if later else "no run has a later checkpoint")
+    shared = "" if compared_layers(view) else "the runs share no layer"
+    return one_run(view) or ("" if later else "no run has a later checkpoint") or shared
 
 
 @styled
 def draw(view: View, table: Table) -> Figure:
-    """Draw a panel for every layer, with a line for every run; of few runs, also what is kept at the last step only."""
-    layers, runs = layers_of_runs(view), shown_runs(view)
+    """Draw a panel for every shared layer, a line for every run; of few runs, also what the last step alone keeps."""
+    layers, runs = compared_layers(view), shown_runs(view)
     rows = {layer: chosen(table, layer=layer) for layer in layers}
     below = {layer: _counted(view, of_layer) for layer, of_layer in rows.items()}
     page, panels = layer_grid(

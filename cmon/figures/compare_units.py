@@ -11,7 +11,7 @@ from cmon.figures.columns import chosen, filled
 from cmon.figures.comparing import NOTE, Point, one_run, run_looks
 from cmon.figures.intervals import plus_minus
 from cmon.figures.meaning import near_cosine
-from cmon.figures.style import GREY, NORMAL, PAGE_WIDTH, SMALL, Mark, Page, Rows, fit, styled
+from cmon.figures.style import GREY, NORMAL, PAGE_WIDTH, SMALL, Mark, Page, Rows, fit, fit_layer, styled
 from cmon.figures.words import Words, compared, resampled
 from cmon.records import Match, Table, View
 from cmon.statistics.history import Sampled
@@ -169,7 +169,7 @@ def _marks(table: Table, looks: dict[str, dict[str, Any]]) -> list[Mark]:
 def _draw_layer(page: Page, rows: Table, layer: str, looks: dict[str, dict[str, Any]], categories: bool) -> None:
     """Draw one layer's panels below a line for each other run."""
     others = list(dict.fromkeys(rows["other"].tolist()))
-    page.text(0.1, page.y + 0.1, fit(layer, page.width - 0.2, NORMAL, "bold"), weight="bold")
+    page.text(0.1, page.y + 0.1, fit_layer(layer, page.width - 0.2, NORMAL, "bold"), weight="bold")
     for i, other in enumerate(others):
         y = page.y + 0.23 + 0.13 * i
         page.mark(0.18, y - 0.03, looks[other])

@@ -1,5 +1,6 @@
 """What figures that compare runs share: how a run looks, which layers there are, changes of categories beside 0."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -85,6 +86,13 @@ def layers_of_runs(view: View) -> list[str]:
     return [layer for layer in view.study.layers if layer in theirs]
 
 
+def compared_layers(view: View) -> list[str]:
+    """List the layers that two of the shown runs have, or all where one run is shown, in forward order."""
+    theirs = Counter(layer for run in shown_runs(view) for layer in layers_of(view.of_run(run)))
+    least = min(2, len(shown_runs(view)))
+    return [layer for layer in view.study.layers if theirs[layer] >= least]
+
+
 def one_run(view: View) -> str:
     """Say that there is nothing to compare, where that is so."""
     return "" if len(shown_runs(view)) > 1 else "there is one run only"
@@ -126,9 +134,8 @@ def cells(view: View, groups: Groups) -> Iterator[Cell]:
 
 
 def drawn_layers(view: View) -> list[str]:
-    """List the layers of the shown runs, then all of them together where there are two."""
-    layers = layers_of_runs(view)
-    return [*layers, ALL_LAYERS] if len(layers) > 1 else layers
+    """List the layers that `compared_layers` does, then all that the shown runs have together where there are two."""
+    return [*compared_layers(view), *([ALL_LAYERS] if len(layers_of_runs(view)) > 1 else [])]
 
 
 def spread_of(rows: Table, name: str, scale: float = 1.0) -> tuple[float, float, float]:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from cmon.figures.categories import Groups, counted, occurring
-from cmon.figures.columns import chosen, layers_of, letter, lifeless, unit_columns, word_columns
+from cmon.figures.columns import chosen, layers_alike, layers_of, letter, lifeless, unit_columns, word_columns
 from cmon.figures.intervals import plus_minus
 from cmon.figures.panel import ANCHOR, RING, Panel, Window, layer_marks
 from cmon.figures.style import (
@@ -22,6 +22,7 @@ from cmon.figures.style import (
     Page,
     Rows,
     fit,
+    fit_layer,
     layer_colours,
     printable,
     styled,
@@ -91,7 +92,7 @@ def draw(view: View, table: Table) -> Figure:
         for position in range(len(view.track)):
             _draw_unit(page, view, steps, grid, table, position, groups)
         _draw_shares(page, view, steps, grid, groups)
-    colours = layer_colours(view.study.layers)
+    colours = layer_colours(layers_alike(view))
     marks = layer_marks(layers_of(view), colours)
     if view.track:
         marks.append(("a tracked unit", RING))
@@ -102,7 +103,7 @@ def draw(view: View, table: Table) -> Figure:
 
 
 def _draw_planes(page: Page, view: View, steps: tuple[int, ...], grid: Grid) -> None:
-    window, words, colours = Window.of(view.study), word_columns(view.study), layer_colours(view.study.layers)
+    window, words, colours = Window.of(view.study), word_columns(view.study), layer_colours(layers_alike(view))
     units = [unit_columns(view, view.rows(checkpoint)) for checkpoint in steps]
     below = [wrapped(lifeless(of_step["state"].tolist()), grid.width, SMALL) for of_step in units]
     top = page.y + 0.18 + 0.12 * max(map(len, below))
@@ -129,7 +130,7 @@ def _draw_unit(
     side = min(0.5, (grid.width + 0.03) / per_line - 0.03)
     top = page.y
     page.text(0.1, top + 0.1, letter(position), weight="bold")
-    page.text(0.28, top + 0.1, fit(view.study.layers[layer], grid.margin - 0.34, SMALL), size=SMALL)
+    page.text(0.28, top + 0.1, fit_layer(view.study.layers[layer], grid.margin - 0.34, SMALL), size=SMALL)
     page.text(0.28, top + 0.23, f"unit {unit}", size=SMALL)
     for column, checkpoint in enumerate(steps):
         name = view.study.checkpoints[checkpoint].name
@@ -194,7 +195,7 @@ def _draw_shares(page: Page, view: View, steps: tuple[int, ...], grid: Grid, gro
         said = {cell: text.replace(" of ", "/").replace(" ", "") for cell, text in said.items()}
     length = grid.width - max(text_width(text, SMALL) for text in said.values()) - 0.06
     for i, layer in enumerate(layers):
-        page.text(0.28, top + 0.26 + i * LINE, fit(layer, grid.margin - 0.34, SMALL), size=SMALL)
+        page.text(0.28, top + 0.26 + i * LINE, fit_layer(layer, grid.margin - 0.34, SMALL), size=SMALL)
     for (i, column), counts in cells.items():
         left, y = grid.left(column), top + 0.17 + i * LINE
         _draw_bar(page, groups, counts.value, left, y, length)

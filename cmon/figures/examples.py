@@ -10,7 +10,20 @@ from cmon.figures.columns import chosen, filled, layers_of, unit_columns
 from cmon.figures.comparing import last_checkpoint, run_looks, run_names, shown_runs
 from cmon.figures.evolution import image_columns, pictures, scored
 from cmon.figures.intervals import plus_minus
-from cmon.figures.style import DEAD, GREY, INK, NORMAL, PAGE_WIDTH, SMALL, Page, Rows, fit, styled, text_width
+from cmon.figures.style import (
+    DEAD,
+    GREY,
+    INK,
+    NORMAL,
+    PAGE_WIDTH,
+    SMALL,
+    Page,
+    Rows,
+    fit,
+    fit_layer,
+    styled,
+    text_width,
+)
 from cmon.records import Table, View
 from cmon.statistics.comparison import interpretable_counts
 from cmon.statistics.history import Sampled
@@ -137,10 +150,11 @@ def _draw_run(page: Page, view: View, run: int, table: Table, box: tuple[float, 
     left, top, width = box
     mine = view.of_run(run)
     layer = layers_of(mine)[-1]
-    step = f"{layer}, step {mine.step(mine.checkpoints[-1]):,}"
+    step = f", step {mine.step(mine.checkpoints[-1]):,}"
+    place = fit_layer(layer, width - text_width(step, SMALL), SMALL) + step
     page.mark(left + 0.08, top + 0.07, run_looks(view)[run])
     page.text(left + 0.22, top + 0.1, fit(view.study.runs[run], width - 0.22, NORMAL, "bold"), weight="bold")
-    page.text(left, top + 0.24, fit(step, width, SMALL), size=SMALL, color=GREY)
+    page.text(left, top + 0.24, place, size=SMALL, color=GREY)
     page.backdrop.plot([left, left + width], [top + 0.29] * 2, color=GREY, lw=0.4)
     rows, y = chosen(table, run=view.study.runs[run], layer=layer), top + 0.34
     if not len(rows["unit"]):

@@ -26,7 +26,7 @@ from cmon.figures.comparing import (
     spread_of,
 )
 from cmon.figures.intervals import draw_band
-from cmon.figures.style import GREY, INK, NORMAL, PAGE_WIDTH, SMALL, Page, fit, styled
+from cmon.figures.style import GREY, INK, NORMAL, PAGE_WIDTH, SMALL, Page, edged, fit, fit_layer, styled
 from cmon.records import Table, View
 
 LEFT, WIDTH, FOREST = 0.55, 2.75, 3.45  # inches: the lines, and where the changes begin
@@ -98,14 +98,14 @@ def _looks(groups: Groups) -> dict[str, dict[str, Any]]:
     looks = {}
     for i, (name, colour) in enumerate(zip(groups.names, groups.colours, strict=True)):
         marker, size = MARKERS[i % len(MARKERS)]
-        looks[name] = {"color": colour, "lw": 1.1, "marker": marker, "ms": 0.9 * size, "mec": "none"}
+        looks[name] = {"color": colour, "lw": 1.1, "marker": marker, "ms": 0.9 * size, "mec": "none", **edged(colour)}
     return looks
 
 
 def _draw_layer(page: Page, rows: Table, layer: str, groups: Groups) -> None:
     """Draw one layer's lines and changes."""
     top, size = page.y + 0.3, rows["layer_units"].max()
-    page.text(0.1, page.y + 0.1, fit(layer, page.width - 1.2, NORMAL, "bold"), weight="bold")
+    page.text(0.1, page.y + 0.1, fit_layer(layer, page.width - 1.2, NORMAL, "bold"), weight="bold")
     page.text(0.1, page.y + 0.23, f"{size:,} units", size=SMALL, color=GREY)
     steps = chosen(rows, state=ALL)["step"]
     ends = "there is one checkpoint"

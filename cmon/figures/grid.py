@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from matplotlib.axes import Axes
 
-from cmon.figures.style import GREY, NORMAL, PAGE_WIDTH, SMALL, Page, fit
+from cmon.figures.style import GREY, NORMAL, PAGE_WIDTH, SMALL, Page, fit, fit_layer
 
 MARGIN, GAP = 0.72, 0.18  # inches left of a row and between its panels
 
@@ -50,7 +50,7 @@ def _panels(
     down, panels = 0.78, {}
     for i, (heading, line) in enumerate(below.items()):
         left, top = margin + i % columns * (width + gap), page.y + i // columns * (height + down)
-        page.text(left, top + 0.08, fit(heading, width, NORMAL, "bold"), weight="bold")
+        page.text(left, top + 0.08, fit_layer(heading, width, NORMAL, "bold"), weight="bold")
         page.text(left, top + 0.21, fit(line, width + 0.15, SMALL), size=SMALL, color=GREY)
         panels[heading] = page.panel(left, top + 0.28, width, height)
     page.y += -(-len(below) // columns) * (height + down) - 0.1

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cmon.figures.categories import label_steps, positions
-from cmon.figures.columns import chosen, layers_of
+from cmon.figures.columns import chosen, layers_alike, layers_of
 from cmon.figures.grid import index_grid
 from cmon.figures.intervals import draw_band
 from cmon.figures.style import GREY, Mark, layer_colours, styled
@@ -100,12 +100,13 @@ def _followed(view: View, layer: int) -> dict[str, tuple[Numbers, Numbers, Numbe
 @styled
 def draw(view: View, table: Table) -> Figure:
     """Draw a panel for every index that is known, with a line for every layer."""
-    layers, colours = layers_of(view), layer_colours(view.study.layers)
+    layers, alike = layers_of(view), layers_alike(view)
+    colours = layer_colours(alike)
     drawn = _drawn(table)
     panels = [panel for panel in PANELS if drawn & panel.looks.keys()]
     title = f"{view.study.runs[view.run]}: indices by step"
     page, grid = index_grid(title, {panel.heading: panel.below for panel in panels})
-    markers = {layer: MARKERS[i % len(MARKERS)] for i, layer in enumerate(view.study.layers)}
+    markers = {layer: MARKERS[i % len(MARKERS)] for i, layer in enumerate(alike)}
     for panel in panels:
         axes, looks = grid[panel.heading], {n: how for n, (how, _) in panel.looks.items() if n in drawn}
         for i, layer in enumerate(layers):

@@ -7,6 +7,7 @@ from cmon.figures import style
 from cmon.figures.columns import (
     chosen,
     joined,
+    layers_alike,
     layers_of,
     letter,
     lifeless,
@@ -43,7 +44,7 @@ def draw(view: View, table: Table) -> Figure:
 def draw_panels(page: Page, view: View, table: Table, columns: int) -> None:
     """Draw a panel for every chosen checkpoint, so many in a row."""
     width = (page.width - 0.2 - 0.2 * (columns - 1)) / columns
-    window, colours = Window.of(view.study), style.layer_colours(view.study.layers)
+    window, colours = Window.of(view.study), style.layer_colours(layers_alike(view))
     words, anchors = chosen(table, run=""), chosen(table, kind="anchor")
     places = np.stack([anchors["x"], anchors["y"]], axis=1).astype(np.float64)
     # By the units of all steps: an anchor's word then stands at the same spot in every panel.
@@ -62,7 +63,7 @@ def draw_panels(page: Page, view: View, table: Table, columns: int) -> None:
 
 def plane_marks(view: View, table: Table) -> list[style.Mark]:
     """List a legend's marks for what is drawn in the plane."""
-    marks = layer_marks(layers_of(view), style.layer_colours(view.study.layers))
+    marks = layer_marks(layers_of(view), style.layer_colours(layers_alike(view)))
     if not chosen(table, kind="unit", state="alive")["interpretable"].all():
         marks.append(("pale: not interpretable", {"marker": "o", "ms": 5.0, "color": "#c8c8c8", "mec": "none"}))
     anchors = len(chosen(table, kind="anchor")["x"]) > 0

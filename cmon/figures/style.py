@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps, font_manager
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 
@@ -122,6 +123,15 @@ def category_colours(names: Iterable[str]) -> dict[str, str]:
     return colours | ({"": NO_CATEGORY} if "" in names else {})
 
 
+def edged(colour: str) -> dict[str, Any]:
+    """Return what keeps a thin line of a light colour, such as yellow, visible on paper: a darker edge."""
+    red, green, blue = to_rgb(colour)
+    if 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.7:
+        return {}
+    darker = to_hex((0.55 * red, 0.55 * green, 0.55 * blue))
+    return {"path_effects": [withStroke(linewidth=2.0, foreground=darker)]}
+
+
 def layer_colours(layers: Sequence[str]) -> dict[str, str]:
     """Give layers colours from dark to light in forward order; neighbours differ in lightness too."""
     places = np.linspace(0.02, 0.84, max(len(layers), 2))
@@ -144,6 +154,18 @@ def fit(text: object, width: float, size: float = NORMAL, weight: str = "normal"
     while line and text_width(line + "…", size, weight) > width:
         line = line[:-1].rstrip()
     return line + "…"
+
+
+def fit_layer(name: str, width: float, size: float = NORMAL, weight: str = "normal") -> str:
+    """Shorten a layer's name to at most `width` inches so that layers stay apart: by their numbers and last level.
+
+    Its levels become their first letter and their digits, from the first level on, as many as need be.
+    """
+    levels = printable(name).split(".")
+    for i, level in enumerate(levels[:-1]):
+        if text_width(".".join(levels), size, weight) > width:
+            levels[i] = level[:1] + "".join(c for c in level[1:] if c.isdigit())
+    return fit(".".join(levels), width, size, weight)
 
 
 def wrapped(text: object, width: float, size: float = NORMAL, weight: str = "normal") -> list[str]:

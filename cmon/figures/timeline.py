@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from cmon.figures.categories import Groups, label_steps
 from cmon.figures.columns import chosen, layers_of
 from cmon.figures.intervals import draw_whiskers, plus_minus
-from cmon.figures.style import GREY, NORMAL, PAGE_WIDTH, SMALL, Page, Rows, fit, styled
+from cmon.figures.style import GREY, NORMAL, PAGE_WIDTH, SMALL, Page, Rows, fit, fit_layer, styled
 from cmon.records import Study, Table, View
 from cmon.statistics.history import History
 from cmon.statistics.lifetimes import Lifetimes, lifetimes
@@ -86,7 +86,7 @@ def draw(view: View, table: Table) -> Figure:
 
 def _draw_layer(page: Page, view: View, rows: Table, layer: str, groups: Groups) -> None:
     top, lives = page.y, chosen(rows, kind="lifetime")
-    page.text(0.1, top + 0.08, fit(layer, NAMES - 0.3, NORMAL, "bold"), weight="bold")
+    page.text(0.1, top + 0.08, fit_layer(layer, NAMES - 0.3, NORMAL, "bold"), weight="bold")
     page.text(0.1, top + 0.21, fit(_sum(view, lives), NAMES - 0.2, SMALL), size=SMALL, color=GREY)
     drawn = chosen(rows, kind="units")
     steps = chosen(rows, kind="births")["step"]

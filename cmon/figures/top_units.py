@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from cmon.figures.categories import Groups
 from cmon.figures.columns import chosen, layers_of, lifeless, unit_columns
 from cmon.figures.evolution import colour_of, image_columns, pictures, scored, word
-from cmon.figures.style import DEAD, GREY, NORMAL, PAGE_WIDTH, SMALL, Page, Rows, fit, styled, text_width
+from cmon.figures.style import DEAD, GREY, NORMAL, PAGE_WIDTH, SMALL, Page, Rows, fit_layer, styled, text_width
 from cmon.records import STATES, Table, View
 
 GAP = 0.2  # inches between columns
@@ -57,7 +57,7 @@ def _draw_layer(
         left = 0.1 + column * (width + GAP)
         step = f"step {view.step(checkpoint):,}"
         room = width - text_width(step, NORMAL) - 0.1
-        page.text(left, top - 0.09, fit(layer, room, NORMAL, "bold"), weight="bold")
+        page.text(left, top - 0.09, fit_layer(layer, room, NORMAL, "bold"), weight="bold")
         page.text(left + width, top - 0.09, step, ha="right")
         page.backdrop.plot([left, left + width], [top - 0.04] * 2, color=GREY, lw=0.4)
         rows = chosen(table, checkpoint=view.study.checkpoints[checkpoint].name)

@@ -18,7 +18,9 @@ from cmon.figures.style import (
     Points,
     Rows,
     fit,
+    fit_layer,
     styled,
+    text_width,
 )
 from cmon.records import Table, View
 
@@ -112,8 +114,10 @@ def _draw_key(page: Page, view: View, table: Table, top: float, bottom: float) -
     for position, (layer, unit) in enumerate(view.track):
         how = {"marker": "o", "ms": 6.0, "color": unit_colour(position), "lw": 1.3}
         page.mark(left + 0.08, y + 0.06, how)
-        name = f"{letter(position)}: {view.study.layers[layer]} unit {unit}"
-        page.text(left + 0.24, y + 0.1, fit(name, KEY - 0.24, NORMAL, "bold"), weight="bold")
+        before, after = f"{letter(position)}: ", f" unit {unit}"
+        room = KEY - 0.24 - text_width(before + after, NORMAL, "bold")
+        name = before + fit_layer(view.study.layers[layer], room, NORMAL, "bold") + after
+        page.text(left + 0.24, y + 0.1, name, weight="bold")
         first, *last = story(table, position)
         for line in [first, *(f"→ {word}" for word in last)]:
             y += 0.13

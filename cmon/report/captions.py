@@ -1,5 +1,6 @@
 """The settings that every figure prints beneath it, and the warning that a page prints above them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -37,12 +38,12 @@ def caption(plan: Plan, table: DetectorTable, study: Study, runs: tuple[int, ...
     parts += [
         f"u: {embed.top_k} concepts, T = {embed.temperature:g}",
         f"pooling {plan.study.activations.pooling}",
-        *_networks(plan, study, runs),
+        *_networks(plan, table, study, runs),
     ]
     return "; ".join(parts)
 
 
-def _networks(plan: Plan, study: Study, runs: tuple[int, ...]) -> list[str]:
+def _networks(plan: Plan, table: DetectorTable, study: Study, runs: tuple[int, ...]) -> list[str]:
     """Say what was done to networks before they were looked at, and how sparse they are where any weight is zero."""
     tables = [plan.study.run[run] for run in runs]
     how = {
@@ -51,12 +52,23 @@ def _networks(plan: Plan, study: Study, runs: tuple[int, ...]) -> list[str]:
         else "as saved"
         for run in tables
     }
-    said = set(how.values())
-    parts = [f"batchnorm {said.pop() if len(said) == 1 else ', '.join(f'{name} {way}' for name, way in how.items())}"]
+    parts = [f"batchnorm {_each(how)}"]
+    if tokens := {run.name: run.tokens for run in tables if "tokens" in run.model_fields_set}:
+        # Masks are compared with the patches in any case.
+        by = "top images by tokens" if table.kind == "network_dissection" else "tokens"
+        parts.append(f"{by} {_each(tokens)}")
+    if any(run.weights != "raw" for run in tables):
+        parts.append(f"weights {_each({run.name: run.weights for run in tables})}")
     sparsity = [name.sparsity for name in study.checkpoints if name.run in runs]
     if max(sparsity, default=0) > 0.005:
         parts.append(f"{100 * min(sparsity):.3g} to {100 * max(sparsity):.3g} % of weights are zero")
     return parts
+
+
+def _each(ways: Mapping[str, str]) -> str:
+    """Say once what is the same for all runs, else run by run."""
+    said = set(ways.values())
+    return said.pop() if len(said) == 1 else ", ".join(f"{name} {way}" for name, way in ways.items())
 
 
 def _test(plan: Plan, table: DetectorTable) -> str:
@@ -97,7 +109,7 @@ def summary(layers: Table, run: str) -> list[dict[str, Any]]:
     """Return the layers of a run at its first and last step, for the page: each number with its error."""
     rows = np.flatnonzero(layers["run"] == run)
     ends = {layers["step"][rows].min(), layers["step"][rows].max()}
-    seldom = ("constant", "saturated", "sparsity")
+    seldom = ("constant", "saturated", "sparsity", "prior_perplexity")
     hidden = {*NOT_ON_PAGE, *(name for name in seldom if not (layers[name][rows] > 0).any())}
     found = []
     for row in rows[np.isin(layers["step"][rows], list(ends))]:
