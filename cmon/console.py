@@ -175,7 +175,7 @@ def run_stage(
     for warning in dict.fromkeys(outcome.warnings):
         progress.line(f"warning: {warning}")
     say_left(outcome.left, progress)
-    for reason in outcome.aside.values():
+    for reason in dict.fromkeys(outcome.aside.values()):  # several runs may look into one folder
         progress.line(f"not counted: {reason}")
     counts = f"{len(outcome.made)} made, {outcome.current} current"
     counts += "".join(

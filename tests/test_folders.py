@@ -116,6 +116,13 @@ def test_a_folder_with_other_checkpoints_beside_the_usual_name_is_a_folder_of_ma
     assert names_of(tmp_path) == ["epoch_1", "model"]
 
 
+def test_links_of_a_folder_to_itself_are_not_followed(tmp_path):
+    touch(tmp_path, "checkpoint-1/model.safetensors")
+    for name in ("a", "b"):
+        (tmp_path / "checkpoint-1" / name).symlink_to(".")
+    assert names_of(tmp_path / "checkpoint-1") == ["checkpoint-1"]
+
+
 def test_shards_are_put_together(tmp_path):
     folder = sharded(tmp_path / "checkpoint-7", **weights())
     (folder / "trainer_state.json").write_text('{"epoch": 0.5, "global_step": 7}')

@@ -2,14 +2,13 @@
 
 import io
 import pickle
-import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from cmon.checkpoints.damage import DAMAGE_HINT
-from cmon.checkpoints.standins import stand_ins
+from cmon.checkpoints.pickles import load_pickle
 from cmon.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -99,14 +98,9 @@ def load_saved(saved: bytes, path: Path, trust_pickle: bool) -> Any:
         path: what an error names.
         trust_pickle: may it run code of its own.
     """
-    import torch
-
     if saved.startswith(b"PK\x03\x04"):
         Archive(io.BytesIO(saved), path).verify()
-    known: list[Any] = [(stand_in, name) for name, stand_in in stand_ins().items()]
-    with warnings.catch_warnings(), torch.serialization.safe_globals(known):
-        warnings.simplefilter("ignore")
-        return torch.load(io.BytesIO(saved), "cpu", weights_only=not trust_pickle)
+    return load_pickle(io.BytesIO(saved), trust_pickle)[0]
 
 
 class Described:

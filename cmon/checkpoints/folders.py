@@ -32,9 +32,11 @@ def weights_of(folder: Path) -> Path | None:
         if (place / DISTRIBUTED).is_file():
             return place
     held = next((folder / name for name in MAIN if (folder / name).is_file()), None)
-    if held is None or any(is_one(path) for path in folder.iterdir() if path != held and not path.name.startswith(".")):
+    if held is None:
         return None
-    return held
+    others = [path for path in folder.iterdir() if path != held and not path.name.startswith(".")]
+    # Links to folders are not followed: two to their own would be followed for ever.
+    return None if any(is_one(path) for path in others if not (path.is_symlink() and path.is_dir())) else held
 
 
 def is_one(path: Path) -> bool:

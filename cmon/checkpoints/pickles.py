@@ -6,7 +6,7 @@ import types
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cmon.checkpoints.damage import refused_name
 from cmon.checkpoints.standins import Inert, InertDictionary, InertList, may_stand_in, stand_ins
@@ -14,25 +14,30 @@ from cmon.checkpoints.standins import Inert, InertDictionary, InertList, may_sta
 MOST_STRANGERS = 100
 
 
-def load_pickle(path: Path, trust_pickle: bool) -> tuple[Any, tuple[str, ...]]:
+def load_pickle(source: "Path | IO[bytes]", trust_pickle: bool) -> tuple[Any, tuple[str, ...]]:
     """Unpickle a file; what is beside the weights and could run code is stood in for, unless it is trusted.
+
+    Args:
+        source: the file, or what is in the memory.
+        trust_pickle: may it run code of its own.
 
     Returns:
         The content, and the names of what was stood in for.
     """
     import torch
 
-    strangers = {} if trust_pickle else _named(path)
+    strangers = {} if trust_pickle else _named(source)
     while True:
         known: list[Any] = [(stand_in, name) for name, stand_in in {**stand_ins(), **strangers}.items()]
+        _rewind(source)
         # torch warns of what is an error below, or of what the user has just agreed to.
         with warnings.catch_warnings(), torch.serialization.safe_globals(known):
             warnings.simplefilter("ignore")
             try:
                 if trust_pickle:
                     # torch takes this module for pickle itself.
-                    return torch.load(path, "cpu", _forgiving(), weights_only=False), ()
-                return torch.load(path, "cpu", weights_only=True), tuple(strangers)
+                    return torch.load(source, "cpu", _forgiving(), weights_only=False), ()
+                return torch.load(source, "cpu", weights_only=True), tuple(strangers)
             except pickle.UnpicklingError as error:
                 more = _strangers(error, strangers)
                 if not more or len(strangers) > MOST_STRANGERS:
@@ -40,18 +45,24 @@ def load_pickle(path: Path, trust_pickle: bool) -> tuple[Any, tuple[str, ...]]:
                 strangers |= more
 
 
-def _named(path: Path) -> dict[str, Any]:
+def _named(source: "Path | IO[bytes]") -> dict[str, Any]:
     """Return stand-ins for all classes that an archive names, of which each would else cost a reading of its own."""
     import torch
 
-    if not zipfile.is_zipfile(path):
+    if not zipfile.is_zipfile(source):
         return {}
     known: list[Any] = [(stand_in, name) for name, stand_in in stand_ins().items()]
+    _rewind(source)
     with torch.serialization.safe_globals(known):
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(source)
     # Those of the training first: they say what the file is.
     names = sorted(filter(may_stand_in, names), key=lambda name: (name.startswith("torch."), name))
     return {name: type(name, (Inert,), {}) for name in names}
+
+
+def _rewind(source: "Path | IO[bytes]") -> None:
+    if not isinstance(source, Path):
+        source.seek(0)
 
 
 def _strangers(error: pickle.UnpicklingError, strangers: dict[str, Any]) -> dict[str, Any]:
