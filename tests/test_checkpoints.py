@@ -514,6 +514,15 @@ def test_a_file_that_may_not_be_read_is_a_checkpoint_error(tmp_path, monkeypatch
         read_checkpoint(path, None, "raw", False)
 
 
+@pytest.mark.parametrize("place", [None, "model_ema"])
+def test_the_count_of_torchs_averaged_model_is_no_weight(tmp_path, place):
+    averaged = torch.optim.swa_utils.AveragedModel(linear())
+    held = averaged.state_dict()
+    path = saved(tmp_path / "x.pt", {place: held, "model": weights()} if place else held)
+    read = read_checkpoint(path, None, "ema" if place else "raw", False)
+    assert equal(fit(read, linear(), ANYWHERE), averaged.module.state_dict())
+
+
 # --- fitting
 
 

@@ -49,9 +49,8 @@ def raw_weights(content: Any, kind: Kind, path: Path) -> Found:
 
 
 def averaged_weights(content: Any, kind: Kind) -> Found | None:
-    """Take the exponential moving average of the weights, without its own count; None where there is none."""
-    found = first_of(content, (*kind.averaged, *AVERAGED_PLACES))
-    return found and Found({name: value for name, value in found.tensors.items() if name != COUNTED}, found.place)
+    """Take the exponential moving average of the weights; None where there is none."""
+    return first_of(content, (*kind.averaged, *AVERAGED_PLACES))
 
 
 def weights_at(content: Any, state_dict_key: str, path: Path) -> Found:
@@ -112,6 +111,8 @@ def tensors_of(value: Any) -> "dict[str, Tensor] | None":
     if not isinstance(value, Mapping):
         return None
     tensors = {str(name): tensor for name, tensor in value.items() if isinstance(tensor, torch.Tensor)}
+    if all(name.startswith("module.") for name in tensors if name != COUNTED):
+        tensors.pop(COUNTED, None)
     return tensors if any(tensor.dim() for tensor in tensors.values()) else None
 
 
