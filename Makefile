@@ -32,7 +32,7 @@ small: install  ## the paper's four case studies, small (25 minutes); CMON_DATA 
 	$(MAKE) -j2 -f sample_configs/small/Makefile PYTHON=$(BIN)/python CMON=$(BIN)/cmon
 	$(BIN)/python scripts/check_claims.py
 
-vit: install  ## a ViT that the Trainer trained and a ConvNeXt by timm, watched on the demo's world (about 12 minutes)
+vit: install  ## a ViT that the Trainer trained and a ConvNeXt by timm, watched on the demo's world (14 minutes)
 	$(BIN)/python scripts/concept_world.py $(DEMO)/world --images 3000 --seed 1
 	$(BIN)/python scripts/train_vision_models.py build/vit_convnext
 	$(BIN)/cmon run sample_configs/vit_convnext.toml
