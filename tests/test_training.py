@@ -247,7 +247,7 @@ def test_cmon_reads_the_checkpoints(bench):
 
     for path in (bench.folder / "standard" / "epoch_002.pt", bench.folder / "finetune" / "epoch_002.pt"):
         weights = read_checkpoint(path, None, "raw", False)
-        assert weights.step == 2
+        assert weights.steps == {"epoch": 2}
         model = build_model(f"{bench.folder / 'net.py'}:build", {}, 5)
         load_into(model, weights, path)
         assert equal(model.state_dict(), weights_of(path))
