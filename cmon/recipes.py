@@ -36,7 +36,7 @@ ALGORITHM = {
     "similarity": 3,
     "embedding": 5,
     "matches": 1,
-    "report": 4,
+    "report": 5,
 }
 
 
