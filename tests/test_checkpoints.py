@@ -514,6 +514,14 @@ def test_a_file_that_may_not_be_read_is_a_checkpoint_error(tmp_path, monkeypatch
         read_checkpoint(path, None, "raw", False)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_tensor_without_a_shape_is_one_line(tmp_path):
+    ragged = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    path = saved(tmp_path / "x.pt", {"state_dict": {**weights(), "fc.bias": ragged}})
+    with pytest.raises(CheckpointError, match=r"fc\.bias is a nested tensor, which has no shape"):
+        read_checkpoint(path, None, "raw", False)
+
+
 @pytest.mark.parametrize("place", [None, "model_ema"])
 def test_the_count_of_torchs_averaged_model_is_no_weight(tmp_path, place):
     averaged = torch.optim.swa_utils.AveragedModel(linear())

@@ -111,6 +111,8 @@ def tensors_of(value: Any) -> "dict[str, Tensor] | None":
     if not isinstance(value, Mapping):
         return None
     tensors = {str(name): tensor for name, tensor in value.items() if isinstance(tensor, torch.Tensor)}
+    if nested := [name for name, tensor in tensors.items() if tensor.is_nested]:
+        raise ValueError(f"{one_line(nested[0])} is a nested tensor, which has no shape")
     if all(name.startswith("module.") for name in tensors if name != COUNTED):
         tensors.pop(COUNTED, None)
     return tensors if any(tensor.dim() for tensor in tensors.values()) else None
