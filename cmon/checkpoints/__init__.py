@@ -5,31 +5,26 @@ file is an error. torch's zip format has a checksum for every record, which torc
 they are verified here. Its older format and safetensors have none: there a flipped byte can go unseen.
 """
 
-from cmon.checkpoints.digests import digest
 from cmon.checkpoints.finding import CheckpointFile, discover, find_checkpoints
 from cmon.checkpoints.fitting import fit, load_into, wrapping
-from cmon.checkpoints.kinds import KINDS, recognised
+from cmon.checkpoints.kinds import recognised
 from cmon.checkpoints.loading import LOADERS
 from cmon.checkpoints.masking import mask_weights
 from cmon.checkpoints.pruning import sparsity
 from cmon.checkpoints.reading import Weights, read_checkpoint, read_masks
-from cmon.checkpoints.repeats import held_by
 from cmon.checkpoints.steps import resolve_steps
 from cmon.checkpoints.units import Roster, Unit, Untrained
 
 __all__ = [
-    "KINDS",
     "LOADERS",
     "CheckpointFile",
     "Roster",
     "Unit",
     "Untrained",
     "Weights",
-    "digest",
     "discover",
     "find_checkpoints",
     "fit",
-    "held_by",
     "load_into",
     "mask_weights",
     "read_checkpoint",

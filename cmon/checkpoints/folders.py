@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from cmon.checkpoints.distributed import distributed_members
+from cmon.checkpoints.distributed import METADATA, distributed_members
 from cmon.errors import CheckpointError, one_line
 
 # What torch.save, safetensors and torch's archives are saved as; compound endings are taken off one by one.
@@ -13,7 +13,6 @@ INDEX = ".index.json"  # says in which shard each tensor lies
 STATE = "trainer_state.json"
 # What Hugging Face's Trainer, save_pretrained and Accelerate call the weights in a folder of their own.
 MAIN = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-DISTRIBUTED = ".metadata"  # of torch.distributed.checkpoint
 FSDP = "pytorch_model_fsdp_0"  # such a folder within one of Accelerate
 BESIDE = re.compile(
     r"(training_args|optimizer|scheduler|scaler|rng_state|random_states|sampler|dl_state_dict|custom_checkpoint)"
@@ -29,7 +28,7 @@ def weights_of(folder: Path) -> Path | None:
     beside the one that has the usual name is a folder of many.
     """
     for place in (folder, folder / FSDP):
-        if (place / DISTRIBUTED).is_file():
+        if (place / METADATA).is_file():
             return place
     held = next((folder / name for name in MAIN if (folder / name).is_file()), None)
     if held is None:

@@ -11,7 +11,7 @@ from cmon.checkpoints.archives import Archive
 from cmon.checkpoints.damage import DAMAGE, DAMAGE_HINT, refusal
 from cmon.checkpoints.distributed import load_distributed
 from cmon.checkpoints.exported import is_exported, load_exported
-from cmon.checkpoints.folders import INDEX, STATE, shards, weights_of
+from cmon.checkpoints.folders import ENDINGS, INDEX, STATE, shards, weights_of
 from cmon.checkpoints.pickles import load_pickle
 from cmon.checkpoints.scripted import is_scripted, load_scripted
 from cmon.errors import CheckpointError, listing
@@ -97,12 +97,12 @@ def load_torch(path: Path, trust_pickle: bool) -> Loaded:
     if kind == "zip":
         with path.open("rb") as file:
             archive = Archive(file, path)
-            archive.verify()
             names = list(archive)
-        if is_scripted(names):
-            return Loaded(load_scripted(path, trust_pickle), "TorchScript")
-        if is_exported(names):
-            return Loaded(load_exported(path, trust_pickle), "torch.export")
+            if is_scripted(names):  # it and the next compare checksums as they read
+                return Loaded(load_scripted(path, trust_pickle), "TorchScript")
+            if is_exported(names):
+                return Loaded(load_exported(path, trust_pickle), "torch.export")
+            archive.verify()
     content, strangers = load_pickle(path, trust_pickle)
     return Loaded(content, "torch", strangers)
 
@@ -120,7 +120,7 @@ def load_safetensors(path: Path, trust_pickle: bool) -> Loaded:  # noqa: ARG001 
 
 
 LOADERS: dict[str, Callable[[Path, bool], Loaded]] = {
-    **dict.fromkeys((".pt", ".pth", ".ckpt", ".th", ".bin", ".tar", ".pt2", ".torchscript"), load_torch),
+    **dict.fromkeys(ENDINGS, load_torch),
     ".safetensors": load_safetensors,
 }
 
